@@ -1,0 +1,5 @@
+"""Where in this picture is the thing that I hear, say or write? The public face; parts load when they are first used."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,202 @@
+"""The avgrad command: the library's public face, one line at a time."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from avgrad.localization import Localization
+
+app = typer.Typer(
+    help="Where in this picture is the thing that I hear, say or write?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Runs the command; a user's mistake ends in one sentence and exit status 2."""
+    try:
+        app()
+    except ValueError as error:
+        if type(error).__module__.partition(".")[0] != "avgrad":  # not one of our own: a defect, and shown as one
+            raise
+        print(f"avgrad: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _note(text: str) -> None:
+    print(f"avgrad: {text}", file=sys.stderr)
+
+
+def _layers(text: str | None) -> int | list[int] | None:
+    if text is None or text == "all":
+        return None
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither 'all', a number nor numbers such as 3,5,7") from None
+    return numbers[0] if len(numbers) == 1 and "," not in text else numbers
+
+
+@app.command()
+def localize(
+    image: Annotated[Path, typer.Argument(help="The picture.")],
+    audio: Annotated[list[Path] | None, typer.Option(help="A sound to look for; may be given several times.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Words to look for; may be given several times.")] = None,
+    speech: Annotated[list[Path] | None, typer.Option(help="Recorded words to look for; several times.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="mini, imagebind_huge or open_clip:ARCHITECTURE/WEIGHTS. Default: imagebind_huge if here."),
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="File with the model's weights.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for overlays, heatmaps.npz and result.json.")] = Path("avgrad_out"),
+    template: Annotated[
+        list[str] | None, typer.Option(help="Text around each word, as in 'a photo of a {}'; several are averaged.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="How heatmaps are made: legrad, raw_attention or cosine.")] = "legrad",
+    layers: Annotated[
+        str | None, typer.Option(help="all, K: from layer K, -K: the last K, or a list such as 3,5,7.")
+    ] = None,
+    pooling: Annotated[str, typer.Option(help="What a layer's score is of: mean or cls.")] = "mean",
+    size: Annotated[int | None, typer.Option(help="Short side in pixels that the network sees.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Looks for sounds, spoken words and texts in a picture; writes an overlay and a heatmap for each."""
+    if not (audio or text or speech):
+        raise typer.BadParameter("nothing to look for: give --audio FILE, --speech FILE or --text WORDS")
+    if out.exists() and not out.is_dir():
+        raise typer.BadParameter(f"--out {out} is a file; a folder is expected")
+    if pooling not in ("mean", "cls"):
+        raise typer.BadParameter(f"--pooling {pooling} is neither mean nor cls")
+    which = _layers(layers)
+    started = time.perf_counter()
+    import torch
+
+    from avgrad.engine.attribute import METHODS, resolve_layers
+    from avgrad.localizer import Localizer
+    from avgrad.media import load_image
+    from avgrad.models.checkpoints import checkpoint_path
+    from avgrad.models.registry import load
+
+    if method not in METHODS:
+        raise typer.BadParameter(f"--method {method} is unknown; there are {', '.join(METHODS)}")
+    number_type = getattr(torch, dtype, None)
+    if number_type not in (torch.float32, torch.bfloat16, torch.float16):
+        raise typer.BadParameter(f"--dtype {dtype} is not float32, bfloat16 or float16")
+    try:
+        torch.device(device)
+    except RuntimeError:
+        raise typer.BadParameter(f"--device {device} is no device; cpu or cuda, for example") from None
+    seconds = {"import": time.perf_counter() - started}
+    if model is None:
+        model = "imagebind_huge" if checkpoint or checkpoint_path("imagebind_huge").exists() else "mini"
+        if model == "mini":
+            _note(
+                "using mini, the bundled model: it knows the made-up scenes it was trained on, not the world. "
+                "`avgrad download imagebind_huge` gets the real one."
+            )
+    load_image(image)  # a picture that cannot be read is said before a large model is loaded
+    towers = ["vision", *(["audio"] if audio or speech else []), *(["text"] if text else [])]
+    started = time.perf_counter()
+    loaded = load(model, checkpoint=checkpoint, device=device, dtype=number_type, towers=towers)
+    seconds["load"] = time.perf_counter() - started
+    try:
+        resolve_layers(which, len(loaded.vision.blocks))
+    except ValueError as error:
+        raise typer.BadParameter(f"--layers {error}") from None
+    localizer = Localizer(loaded, method=method, layers=which, pooling=pooling, size=size, keep=False)  # type: ignore[arg-type]
+    localizer.set_image(image)
+    result = localizer.localize(audio=audio, text=text, speech=speech, templates=template or ("{}",))
+    result.seconds.update(seconds)
+    try:
+        result.save(out, image=str(image), device=device, dtype=dtype, peak_memory_bytes=_peak_memory())
+    except OSError as error:
+        raise typer.BadParameter(f"--out {out} cannot be written: {error.strerror}") from None
+    _print(result)
+    print(f"\nwritten to {out}")
+
+
+def _peak_memory() -> int | None:
+    """The largest resident memory of this process so far, in bytes; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _print(result: Localization) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"{result.model}, {result.method}")
+    for column, justify in (("prompt", "left"), ("by", "left"), ("score", "right"), ("peak at x, y", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for index, (prompt, score) in enumerate(zip(result.prompts, result.scores, strict=True)):
+        x, y = result.peak(index)
+        table.add_row(escape(prompt.label), prompt.modality, f"{score:.3f}", f"{x}, {y}")
+    Console().print(table)
+
+
+@app.command()
+def models() -> None:
+    """Lists the models that can be loaded, and whether their weights are here."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from avgrad.models.registry import available
+
+    table = Table()
+    table.add_column("model", overflow="fold")
+    table.add_column("prompts")
+    table.add_column("weights", overflow="fold")
+    for entry in available():
+        table.add_row(entry.name, ", ".join(entry.modalities), entry.weights)
+    Console().print(table)
+
+
+@app.command()
+def download(
+    model: Annotated[str, typer.Argument(help="imagebind_huge")] = "imagebind_huge",
+) -> None:
+    """Fetches the official ImageBind checkpoint (its weights are CC-BY-NC 4.0: not for commercial use)."""
+    from avgrad.models.download import download_imagebind
+
+    if model != "imagebind_huge":
+        raise typer.BadParameter(
+            f"{model} needs no download: mini is bundled, and open_clip fetches its own models when they are first used"
+        )
+    download_imagebind()
+
+
+@app.command()
+def scenes(
+    out: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")],
+    n: Annotated[int, typer.Option(help="Number of scenes.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Of all scenes; scene i depends on the seed and i alone.", min=0)] = 0,
+    prompt: Annotated[str, typer.Option(help="sound or speech")] = "sound",
+) -> None:
+    """Writes made-up scenes with exact masks in the layout of the ADE20K Sound- and Speech-Prompted data sets."""
+    if prompt not in ("sound", "speech"):
+        raise typer.BadParameter(f"--prompt {prompt} is neither sound nor speech")
+    from avgrad.scenes.dataset import write_dataset
+
+    options: dict[str, Any] = {"prompt": prompt}
+    write_dataset(out, n, seed, **options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What turns a sound, a text or a picture into the numbers that a network takes."""

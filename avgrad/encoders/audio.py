@@ -1,0 +1,166 @@
+"""Sounds as ImageBind takes them: log-mel spectrograms of clips spread evenly over the sound."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from avgrad.media import Audio
+
+SAMPLE_RATE = 16_000
+NUM_CLIPS = 3
+CLIP_SECONDS = 2
+NUM_MEL_BINS = 128
+NUM_FRAMES = 204
+FRAME_LENGTH_MS = 25.0
+_WINDOW_SAMPLES = 400
+FRAME_SHIFT_MS = 10.0
+MEAN, STANDARD_DEVIATION = -4.268, 9.138
+# The filter of torchaudio.functional.resample at its defaults reaches this far.
+_ZERO_CROSSINGS = 6
+_ROLLOFF = 0.99
+_MAX_PHASES = 640
+
+
+def clip_times(duration: float) -> list[tuple[float, float]]:
+    """Where the clips of a sound lie.
+
+    Args:
+        duration: of the sound resampled to 16 kHz, in seconds.
+
+    Returns:
+        Begin and end of each clip in seconds, i * (duration - 2) / 3 and 2 seconds later; a sound shorter
+        than a clip has all of them at its beginning.
+    """
+    return [(float(start), float(start + CLIP_SECONDS)) for start in _clip_starts(duration)]
+
+
+def _clip_starts(duration: float) -> list[Fraction]:
+    # Fractions of the rounded duration, as in pytorchvideo: the sample at which a clip begins depends on it.
+    step = Fraction(max(duration - CLIP_SECONDS, 0)) / NUM_CLIPS
+    return [index * step for index in range(NUM_CLIPS)]
+
+
+def log_mel(waveform: torch.Tensor) -> torch.Tensor:
+    """Log-mel spectrogram of one clip, normalised for the audio tower.
+
+    Source: ImageBind's `waveform2melspec` (Kaldi filter banks, 25 ms Hanning windows every 10 ms).
+
+    Args:
+        waveform: float32 [channels, samples] at 16 kHz, in [-1, 1]. As in the original the first channel is
+            the one that counts; less than 25 ms is filled up with zeros.
+
+    Returns:
+        float32 [1, 128, 204]: frames beyond the clip are filled with zeros before normalisation, those
+        beyond 204 are cut off.
+    """
+    from torchaudio.compliance.kaldi import fbank
+
+    centred = _audible_first(waveform - waveform.mean())[:1]
+    features = fbank(
+        F.pad(centred, (0, max(_WINDOW_SAMPLES - centred.shape[1], 0))),
+        htk_compat=True,
+        sample_frequency=SAMPLE_RATE,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=NUM_MEL_BINS,
+        dither=0.0,
+        frame_length=FRAME_LENGTH_MS,
+        frame_shift=FRAME_SHIFT_MS,
+    ).T[:, :NUM_FRAMES]
+    padded = F.pad(features, (0, NUM_FRAMES - features.shape[1]))
+    return ((padded - MEAN) / STANDARD_DEVIATION).unsqueeze(0)
+
+
+def _audible_first(waveform: torch.Tensor) -> torch.Tensor:
+    """Put the loudest channel first if the first one is silent, in which the original would hear nothing."""
+    spread = waveform.amax(1) - waveform.amin(1)
+    return waveform.roll(-int(spread.argmax()), 0) if spread[0] == 0 else waveform
+
+
+def log_mel_clips(audio: Audio, span: tuple[float, float] | None = None) -> torch.Tensor:
+    """Log-mel spectrograms of the clips of a sound; only the clips are decoded.
+
+    The result is that of resampling the whole sound to 16 kHz and cutting the clips out of it.
+
+    Args:
+        audio: an open sound of any sample rate.
+        span: begin and end in seconds of the only part to use, as if it were the whole sound (the time of one
+            spoken word).
+
+    Returns:
+        float32 [3, 1, 128, 204].
+
+    Raises:
+        MediaError: the span does not lie within the sound or is shorter than 25 ms, or the sound cannot be
+            decoded at its clips, is not finite there or is silent.
+    """
+    begin, end = (0, audio.num_frames) if span is None else audio.frames_of(*span)
+    num_samples = math.ceil(Fraction((end - begin) * SAMPLE_RATE, audio.sample_rate))
+    bounds = []
+    for start in _clip_starts(num_samples / SAMPLE_RATE):
+        first = int(start * SAMPLE_RATE)
+        bounds.append((first, min(first + CLIP_SECONDS * SAMPLE_RATE, num_samples)))
+    distinct = list(dict.fromkeys(bounds))
+    blocks = [_block(clip, audio.sample_rate) for clip in distinct]
+    pieces = audio.read_clips([(begin + low, min(begin + high, end)) for low, high, _ in blocks])
+    clips: list[torch.Tensor] = []
+    for (first, stop), (_, _, offset), piece in zip(distinct, blocks, pieces, strict=True):
+        clip = _resample(piece, audio.sample_rate)[:, first - offset : stop - offset]
+        clips.append(_audible_first(clip))
+    _carry_means(clips, distinct)
+    spectrograms = {bound: log_mel(clip) for bound, clip in zip(distinct, clips, strict=True)}
+    return torch.stack([spectrograms[bound] for bound in bounds])
+
+
+def _carry_means(clips: list[torch.Tensor], bounds: list[tuple[int, int]]) -> None:
+    """Subtract from each clip, where it overlaps earlier ones, the means of those.
+
+    The original removes a clip's mean in place, and its clips are views of one waveform. The step that this
+    leaves at the edge of the overlap shows in one frame.
+    """
+    for index, (clip, (_, stop)) in enumerate(zip(clips, bounds, strict=True)):
+        mean = clip.mean()
+        for later, (start, _) in zip(clips[index + 1 :], bounds[index + 1 :], strict=True):
+            later[:, : max(stop - start, 0)] -= mean
+
+
+def _ratio(sample_rate: int) -> Fraction:
+    """Input frames per output sample.
+
+    torchaudio's filters grow with the product of the two reduced rates, to gigabytes for rates without a
+    common divisor; for those the ratio is rounded, by less than a sample over a clip.
+    """
+    return Fraction(sample_rate, SAMPLE_RATE).limit_denominator(_MAX_PHASES)
+
+
+def _block(clip: tuple[int, int], sample_rate: int) -> tuple[int, int, int]:
+    """What to resample to get a clip as from the whole sound.
+
+    Args:
+        clip: its first sample and the sample after its last one, at 16 kHz.
+        sample_rate: of the sound.
+
+    Returns:
+        The first frame to read; the frame after the last one, which may lie beyond the sound; and the sample
+        at 16 kHz that the first frame gives: a multiple of the number of phases of the filter.
+    """
+    ratio = _ratio(sample_rate)
+    width = math.ceil(_ZERO_CROSSINGS * max(ratio, Fraction(1)) / _ROLLOFF)
+    start, stop = clip
+    phases = ratio.denominator
+    offset = max(start // phases - math.ceil(width / ratio.numerator), 0) * phases
+    first = round(Fraction(offset * sample_rate, SAMPLE_RATE))
+    return first, math.ceil(Fraction(stop * sample_rate, SAMPLE_RATE)) + width, offset
+
+
+def _resample(frames: torch.Tensor, sample_rate: int) -> torch.Tensor:
+    """Resample [channels, frames] to 16 kHz, followed by at least one sample more than the frames last."""
+    from torchaudio.functional import resample
+
+    step, phases = _ratio(sample_rate).as_integer_ratio()
+    resampled: torch.Tensor = resample(F.pad(frames, (0, step)), step, phases)
+    return resampled

@@ -1,0 +1,84 @@
+"""Pictures to pixels: resizing and normalisation as the original models expect them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# A whole picture keeps its proportions up to this one, so that a panorama does not ask for endless tokens.
+MAX_ASPECT = 3.0
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a model wants its pictures.
+
+    Attributes:
+        size: the side in pixels that the model was trained on.
+        patch_size: side of a patch in pixels.
+        mean, std: of each channel, for pixels in [0, 1].
+        resampling: "bicubic" or "bilinear".
+        squash: whether the original preprocessing stretches a picture to a square instead of cropping it.
+    """
+
+    size: int
+    patch_size: int
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    resampling: str = "bicubic"
+    squash: bool = False
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The original models' way: the short side to `size`, then the central square (or squashed to a square).
+
+        Args:
+            image: RGB.
+
+        Returns:
+            `[3, size, size]`, float32.
+        """
+        if self.squash:
+            return self._normalize(self._resize(image, (self.size, self.size)))
+        width, height = image.size
+        short = min(width, height)
+        # torchvision's Resize cuts the long side's length off where it is fractional, and CenterCrop rounds
+        resized = self._resize(image, (int(self.size * width / short), int(self.size * height / short)))
+        left, top = (round((side - self.size) / 2.0) for side in resized.size)
+        return self._normalize(resized.crop((left, top, left + self.size, top + self.size)))
+
+    def whole(self, image: Image.Image, size: int | None = None) -> Tensor:
+        """The whole picture, its proportions kept: no part of it is cut off, so a heatmap covers all of it.
+
+        Args:
+            image: RGB.
+            size: length of the short side in pixels, rounded to whole patches; None for the model's own.
+
+        Returns:
+            `[3, h, w]`, float32; h and w are multiples of the patch size, the long side at most 3 times the short one.
+        """
+        width, height = image.size
+        short = max(1, round((size or self.size) / self.patch_size))
+        aspect = min(max(width, height) / min(width, height), MAX_ASPECT)
+        long = round(short * aspect)
+        columns, rows = (long, short) if width >= height else (short, long)
+        return self._normalize(self._resize(image, (columns * self.patch_size, rows * self.patch_size)))
+
+    def _resize(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        from PIL import Image
+
+        return image.resize(size, Image.Resampling[self.resampling.upper()])
+
+    def _normalize(self, image: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0).permute(2, 0, 1)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (pixels - mean) / std

@@ -1,0 +1,39 @@
+"""LeGrad by autograd: the definition, written down as it stands. Slow and memory-hungry: the oracle of the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from avgrad.engine.legrad import Pooling
+from avgrad.engine.vit import VisionTransformer
+
+
+def legrad_autograd(
+    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+) -> Tensor:
+    """The same as `avgrad.engine.legrad.legrad`, with the gradient of each attention matrix taken by autograd."""
+    wanted, maps = frozenset(layers), []
+    with torch.no_grad():
+        x = view.embed(pixels.to(view.device, view.dtype))
+    for index, block in enumerate(view.blocks):
+        with torch.no_grad():
+            q, k, v = block.heads(x)
+            attention = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+        with torch.enable_grad():
+            attention.requires_grad_(index in wanted)
+            y = block.mix(x, attention @ v)
+            z = block.transform(y, F.linear(block.norm2(y), block.fc1_weight, block.fc1_bias))
+            if index in wanted:
+                pooled = z.mean(1) if pooling == "mean" else z[:, 0]
+                scores = (F.normalize(view.head(pooled), dim=-1)[:, None] * prompts).sum(-1)  # [B, P]
+                layer = []
+                for p in range(prompts.shape[1]):
+                    (gradient,) = torch.autograd.grad(scores[:, p].sum(), attention, retain_graph=True)
+                    layer.append(gradient.relu().mean((1, 2))[:, view.num_prefix_tokens :])
+                maps.append(torch.stack(layer, dim=1))
+        x = z.detach()
+    return torch.stack(maps, dim=2)

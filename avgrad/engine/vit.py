@@ -1,0 +1,265 @@
+"""The uniform view of a vision transformer: what an attribution method needs to know of one, and nothing else.
+
+A view holds references to a model's own weights. It never copies, changes or patches the model, so it stays valid
+whatever the model's library does with its methods from release to release.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class UnsupportedModelError(ValueError):
+    """The model has a part that the view cannot express; explaining it anyway would be wrong."""
+
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
+
+
+def activate(name: Activation, x: Tensor) -> Tensor:
+    """The activation phi of an MLP, elementwise."""
+    if name == "gelu":
+        return F.gelu(x)
+    if name == "gelu_tanh":
+        return F.gelu(x, approximate="tanh")
+    if name == "quick_gelu":
+        return x * torch.sigmoid(1.702 * x)
+    return F.relu(x)
+
+
+def activation_slope(name: Activation, x: Tensor) -> Tensor:
+    """The derivative phi' of an activation at its input, elementwise, in closed form."""
+    if name in ("gelu", "gelu_tanh"):
+        one = torch.ones((), dtype=x.dtype, device=x.device).expand_as(x)
+        approximate = "tanh" if name == "gelu_tanh" else "none"
+        slope: Tensor = torch.ops.aten.gelu_backward(one, x, approximate=approximate)
+        return slope
+    if name == "quick_gelu":
+        gate = torch.sigmoid(1.702 * x)
+        return gate * (1 + 1.702 * x * (1 - gate))
+    return (x > 0).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A LayerNorm over the last dimension.
+
+    Attributes:
+        weight: scale, `[d]`, or None for no scale.
+        bias: shift, `[d]`, or None for no shift.
+        eps: added to the variance.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The output with the mean and the reciprocal standard deviation (both `[..., 1]`) that gave it."""
+        return torch.native_layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+
+    def gradient(self, normalized: Tensor, rstd: Tensor, grad_output: Tensor) -> Tensor:
+        """Back through the norm.
+
+        Args:
+            normalized: the input less its mean, over its standard deviation (no scale and shift), `[..., d]`.
+            rstd: the reciprocal standard deviation of the input, `[..., 1]`.
+            grad_output: gradient of the output, `[..., d]`; it is overwritten.
+
+        Returns:
+            Gradient of the input, `[..., d]`.
+        """
+        grad = grad_output if self.weight is None else grad_output.mul_(self.weight)
+        along = (grad * normalized).mean(-1, keepdim=True)
+        grad -= grad.mean(-1, keepdim=True)
+        return torch.addcmul(grad, normalized, along, value=-1).mul_(rstd)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One pre-norm transformer block: `y = x + s1 * W_o attention(norm1(x))`, `z = y + s2 * W_2 phi(W_1 norm2(y))`.
+
+    Weights have the shapes of `torch.nn.Linear` (`[out, in]`); `qkv_weight` is query, key and value stacked, `[3d, d]`.
+    `scale1` and `scale2` are LayerScale factors, `[d]`, or None.
+    """
+
+    norm1: Norm
+    qkv_weight: Tensor
+    qkv_bias: Tensor | None
+    out_weight: Tensor
+    out_bias: Tensor | None
+    num_heads: int
+    norm2: Norm
+    fc1_weight: Tensor
+    fc1_bias: Tensor | None
+    fc2_weight: Tensor
+    fc2_bias: Tensor | None
+    activation: Activation
+    scale1: Tensor | None = None
+    scale2: Tensor | None = None
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of every head, each `[B, h, n, d_h]`, from the block's input `[B, n, d]`."""
+        batch, tokens, width = x.shape
+        qkv = F.linear(self.norm1(x), self.qkv_weight, self.qkv_bias)
+        q, k, v = qkv.view(batch, tokens, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The attention half: `y` `[B, n, d]` and the heads' values `[B, h, n, d_h]`."""
+        q, k, v = self.heads(x)
+        return self.mix(x, F.scaled_dot_product_attention(q, k, v)), v
+
+    def mix(self, x: Tensor, context: Tensor) -> Tensor:
+        """`y` from the block's input `[B, n, d]` and the heads' outputs `[B, h, n, d_h]`."""
+        attended = F.linear(context.transpose(1, 2).flatten(2), self.out_weight, self.out_bias)
+        return x + (attended if self.scale1 is None else attended * self.scale1)
+
+    def transform(self, y: Tensor, hidden: Tensor) -> Tensor:
+        """`z` from `y` `[B, n, d]` and the MLP's pre-activations `[B, n, d_hidden]`."""
+        changed = F.linear(activate(self.activation, hidden), self.fc2_weight, self.fc2_bias)
+        return y + (changed if self.scale2 is None else changed * self.scale2)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The block's output `z` `[B, n, d]` for its input `[B, n, d]`."""
+        y, _ = self.attend(x)
+        return self.transform(y, F.linear(self.norm2(y), self.fc1_weight, self.fc1_bias))
+
+
+@dataclass(frozen=True)
+class Head:
+    """What turns a pooled token into an embedding: the final LayerNorm and the projection.
+
+    Attributes:
+        norm: final LayerNorm, or None.
+        weight: projection, `[D, d]`, or None where the embedding is the token itself.
+        bias: `[D]`, or None.
+    """
+
+    norm: Norm | None
+    weight: Tensor | None
+    bias: Tensor | None = None
+
+    def __call__(self, token: Tensor) -> Tensor:
+        """Embedding, not normalised, `[..., D]`, of tokens `[..., d]`."""
+        return self.project(token if self.norm is None else self.norm(token))
+
+    def project(self, token: Tensor) -> Tensor:
+        """The projection alone, `[..., D]`, of tokens `[..., d]`."""
+        return token if self.weight is None else F.linear(token, self.weight, self.bias)
+
+    def gradient(self, token: Tensor, prompts: Tensor) -> Tensor:
+        """Gradient of `<normalize(head(token)), prompt>` with respect to the token.
+
+        Args:
+            token: one token per image, `[B, d]`.
+            prompts: `[B, P, D]`.
+
+        Returns:
+            `[B, P, d]`.
+        """
+        if self.norm is None:
+            normed = token
+        else:
+            normed, mean, rstd = self.norm.statistics(token)
+        embedding = self.project(normed)
+        length = embedding.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        unit = (embedding / length)[:, None]
+        grad = (prompts - (prompts * unit).sum(-1, keepdim=True) * unit) / length[:, None]
+        if self.weight is not None:
+            grad = grad @ self.weight
+        if self.norm is not None:
+            grad = self.norm.gradient(((token - mean) * rstd)[:, None], rstd[:, None], grad)
+        return grad
+
+
+@dataclass(frozen=True)
+class VisionTransformer:
+    """A vision transformer as the attribution methods see it.
+
+    Attributes:
+        embed: turns pixels `[B, 3, h, w]` into the first block's input `[B, n, d]`: patches, positions (interpolated
+            to the picture's grid), prefix tokens and whatever comes before the first block.
+        blocks: the transformer blocks, in order.
+        head: final LayerNorm and projection.
+        patch_size: side of a patch in pixels.
+        num_prefix_tokens: tokens in front of the patches (class token, registers), 0 or more.
+        pool: how the model itself pools its last tokens: "cls" takes token 0, "mean" the mean of the patch tokens.
+        norm_before_pool: whether the final LayerNorm is applied to the tokens before that mean, or to the mean.
+    """
+
+    embed: Callable[[Tensor], Tensor]
+    blocks: Sequence[Block]
+    head: Head
+    patch_size: int
+    num_prefix_tokens: int = 1
+    pool: Literal["cls", "mean"] = "cls"
+    norm_before_pool: bool = True
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.blocks[0].qkv_weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.blocks[0].qkv_weight.device
+
+    @property
+    def embed_dim(self) -> int:
+        """Size D of the embeddings."""
+        weight = self.blocks[0].out_weight if self.head.weight is None else self.head.weight
+        return weight.shape[0]
+
+    def grid(self, pixels: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches in pixels `[B, 3, h, w]`."""
+        return pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size
+
+    def embedding(self, tokens: Tensor) -> Tensor:
+        """The model's own unit-norm image embedding `[B, D]` from the last block's output `[B, n, d]`."""
+        if self.pool == "cls":
+            pooled = self.head(tokens[:, 0])
+        elif self.norm_before_pool and self.head.norm is not None:
+            pooled = self.head.project(self.head.norm(tokens[:, self.num_prefix_tokens :]).mean(1))
+        else:
+            pooled = self.head(tokens[:, self.num_prefix_tokens :].mean(1))
+        return F.normalize(pooled, dim=-1)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Unit-norm image embeddings `[B, D]` of pixels `[B, 3, h, w]`."""
+        tokens = self.embed(pixels.to(self.device, self.dtype))
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.embedding(tokens)
+
+
+def interpolate_positions(positions: Tensor, grid: tuple[int, int], num_prefix_tokens: int, antialias: bool) -> Tensor:
+    """Learned position embeddings resampled to another grid (bicubic), as the originals do.
+
+    Args:
+        positions: `[1, num_prefix_tokens + g * g, d]`.
+        grid: rows and columns wanted.
+        num_prefix_tokens: positions in front that belong to no patch and stay as they are.
+        antialias: whether shrinking is antialiased (open_clip and timm: yes; ImageBind: no).
+
+    Returns:
+        `[1, num_prefix_tokens + rows * columns, d]`.
+    """
+    prefix, patches = positions[:, :num_prefix_tokens], positions[:, num_prefix_tokens:]
+    side = math.isqrt(patches.shape[1])
+    if grid == (side, side):
+        return positions
+    # bicubic interpolation is done in float32, since bfloat16 would lose the positions' fine differences
+    square = patches.float().view(1, side, side, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(square, size=grid, mode="bicubic", antialias=antialias)
+    return torch.cat([prefix, resized.permute(0, 2, 3, 1).flatten(1, 2).to(patches.dtype)], dim=1)

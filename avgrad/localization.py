@@ -1,0 +1,142 @@
+"""The result: one heatmap and one score per prompt, and how to look at them and keep them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from avgrad.prompts import Prompt
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True, eq=False)
+class Localization:
+    """Where each of P prompts is in one picture of H x W pixels.
+
+    Attributes:
+        image: the picture, RGB.
+        prompts: the P prompts.
+        heatmaps: float32 `[P, H, W]`, each stretched to [0, 1] by its own smallest and largest value: something is always
+            hot, also where the prompt is not in the picture. `scores` tell.
+        scores: float32 `[P]`, cosine similarity of picture and prompt, in [-1, 1]. Compare prompts of one modality with
+            each other: how high a score is depends on the model and the modality.
+        layers: the L layers that were explained.
+        layer_maps: float32 `[P, L, gh, gw]`, raw, on the patch grid (L is 1 for methods that look at one layer).
+        model: name of the model.
+        method: name of the attribution method.
+        seconds: what each stage took.
+    """
+
+    image: Image.Image
+    prompts: list[Prompt]
+    heatmaps: Tensor
+    scores: Tensor
+    layers: list[int]
+    layer_maps: Tensor
+    model: str
+    method: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def mask(self, threshold: float = 0.5) -> Tensor:
+        """Where the heatmaps reach a threshold in [0, 1]: bool `[P, H, W]`."""
+        return self.heatmaps >= threshold
+
+    def peak(self, index: int) -> tuple[int, int]:
+        """Column and row of the hottest pixel of prompt `index`."""
+        row, column = divmod(int(self.heatmaps[index].argmax()), self.heatmaps.shape[-1])
+        return column, row
+
+    def overlay(self, index: int = 0, opacity: float = 0.75, colormap: str = "turbo") -> Image.Image:
+        """The picture with the heatmap of prompt `index` laid over it, as an RGB picture of the same size.
+
+        Args:
+            index: which prompt.
+            opacity: of the hottest place, in [0, 1]; cold places stay as they are.
+            colormap: a name that matplotlib knows.
+        """
+        from matplotlib import colormaps
+        from PIL import Image
+
+        heat = self.heatmaps[index].numpy()
+        colors = colormaps[colormap](heat)[..., :3] * 255
+        # the square root lets the picture show through where it is cold and still marks what is half warm
+        weight = opacity * np.sqrt(heat)[..., None]
+        blended = np.asarray(self.image) * (1 - weight) + colors * weight
+        return Image.fromarray(np.rint(blended).astype(np.uint8))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but pictures and maps, ready for JSON."""
+        width, height = self.image.size
+        return {
+            "model": self.model,
+            "method": self.method,
+            "layers": self.layers,
+            "image_size": [width, height],
+            "prompts": [
+                {
+                    "label": prompt.label,
+                    "modality": prompt.modality,
+                    "score": round(float(score), 6),
+                    "peak": list(self.peak(index)),
+                }
+                for index, (prompt, score) in enumerate(zip(self.prompts, self.scores, strict=True))
+            ],
+            "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
+        }
+
+    def save(self, folder: str | os.PathLike[str], **more: Any) -> list[Path]:
+        """Writes an overlay per prompt (`overlay_0_LABEL.png`), `heatmaps.npz` and `result.json`.
+
+        The .npz holds `heatmaps` `[P, H, W]` (float16), `layer_maps` `[P, L, gh, gw]` (float32), `layers`, `scores` and
+        `labels`. Each file is complete as soon as it has its name.
+
+        Args:
+            folder: made where it is missing.
+            **more: further entries of the JSON.
+
+        Returns:
+            The files written.
+
+        Raises:
+            OSError: the folder cannot be made or written to.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = []
+        for index, prompt in enumerate(self.prompts):
+            words = re.sub(r"[^\w.-]+", "_", prompt.label).strip("._")[:60]
+            overlay = self.overlay(index)
+            files.append(_write(folder / f"overlay_{index}_{words}.png", lambda file, o=overlay: o.save(file, "PNG")))
+        arrays = {
+            "heatmaps": self.heatmaps.half().numpy(),
+            "layer_maps": self.layer_maps.numpy(),
+            "layers": np.array(self.layers),
+            "scores": self.scores.numpy(),
+            "labels": np.array([prompt.label for prompt in self.prompts]),
+        }
+        files.append(_write(folder / "heatmaps.npz", lambda file: np.savez_compressed(file, **arrays)))
+        document = json.dumps({**self.to_dict(), **more}, indent=2, ensure_ascii=False) + "\n"
+        files.append(_write(folder / "result.json", lambda file: file.write(document.encode())))
+        return files
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
+    """A file that is either whole or not there: written under another name, then renamed."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            write(file)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,266 @@
+"""Localizer: the picture is set once, and asked about often. The one place where all parts meet."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from avgrad.encoders.audio import log_mel_clips
+from avgrad.encoders.image import Preprocess
+from avgrad.encoders.text import encode_labels
+from avgrad.engine.attribute import METHODS, attribute, min_max, resolve_layers, upsample
+from avgrad.engine.legrad import LayerRecord, Pooling, explain, forward
+from avgrad.engine.vit import UnsupportedModelError, VisionTransformer
+from avgrad.localization import Localization
+from avgrad.media import MediaError, load_image, open_audio
+from avgrad.models.registry import load
+from avgrad.prompts import Prompt
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]
+    AudioSource = str | os.PathLike[str] | bytes | tuple[Tensor | np.ndarray[Any, Any], int]
+
+
+class Model(Protocol):
+    """What a Localizer needs of a model; `avgrad.load` gives such ones."""
+
+    name: str
+    preprocess: Preprocess
+
+    @property
+    def modalities(self) -> tuple[str, ...]: ...
+    @property
+    def vision(self) -> VisionTransformer: ...
+    def encode_text(self, texts: Sequence[str]) -> Tensor: ...
+
+
+class Localizer:
+    """Finds things in a picture by their sound, their spoken name or a text.
+
+    The picture's forward pass runs once, in `set_image`; each further prompt costs only its own explanation.
+
+    Args:
+        model: a model from `avgrad.load`, or its name.
+        method: how heatmaps are made, one of `avgrad.engine.attribute.METHODS`.
+        layers: which layers are explained: None for all, k >= 0 from layer k on, negative the last -k, a list exactly.
+        pooling: "mean" (LeGrad's) or "cls".
+        size: short side in pixels at which the network sees the picture; None for the one it was trained with. Larger
+            finds smaller things and takes longer.
+        keep: keep what the forward pass left for later prompts (about `6 n d` numbers per layer for n tokens of
+            width d). Without it, each call runs the forward pass again, in the memory of one layer.
+
+    Example:
+        >>> import avgrad
+        >>> localizer = avgrad.Localizer("mini")                                    # doctest: +SKIP
+        >>> localizer.set_image("street.jpg")                                       # doctest: +SKIP
+        >>> result = localizer.localize(audio="siren.wav", text=["a drum", "a bell"])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: Model | str = "mini",
+        *,
+        method: str = "legrad",
+        layers: int | Sequence[int] | None = None,
+        pooling: Pooling = "mean",
+        size: int | None = None,
+        keep: bool = True,
+    ) -> None:
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+        self.model: Model = load(model) if isinstance(model, str) else model
+        self.method, self.pooling, self.size, self.keep = method, pooling, size, keep
+        self.layers = resolve_layers(layers, len(self.model.vision.blocks))
+        self._image: Image.Image | None = None
+        self._pixels: Tensor | None = None
+        self._records: list[LayerRecord] = []
+        self._embedding: Tensor | None = None
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds[name] = time.perf_counter() - start
+
+    def set_image(self, image: ImageSource) -> None:
+        """Sets the picture that prompts are looked for in.
+
+        Args:
+            image: a path, a file's bytes, a PIL image, or an array `[H, W, 3]`, uint8. The whole picture is used, its
+                proportions kept (up to 3 : 1).
+
+        Raises:
+            MediaError: it cannot be read as a picture.
+        """
+        with self._stage("image"):
+            picture = load_image(image)
+            pixels = self.model.preprocess.whole(picture, self.size)[None]
+            records: list[LayerRecord] = []
+            embedding = None
+            if self.keep and self.method == "legrad":
+                embedding = forward(self.model.vision, pixels, self.layers, self.pooling, records.append)
+        self._image, self._pixels, self._records, self._embedding = picture, pixels, records, embedding
+
+    def encode(
+        self,
+        audio: AudioSource | Sequence[AudioSource] | None = None,
+        text: str | Sequence[str] | None = None,
+        speech: AudioSource | Sequence[AudioSource] | None = None,
+        *,
+        templates: Sequence[str] = ("{}",),
+    ) -> list[Prompt]:
+        """Prompts from sounds, spoken words and texts, in this order: audio, speech, text; see `localize`."""
+        prompts = []
+        for modality, sources in (("audio", audio), ("speech", speech)):
+            for number, source in enumerate(_as_list(sources), start=1):
+                prompts.append(self._encode_sound(source, modality, number))
+        labels = _as_list(text)
+        if labels:
+            self._require("text")
+            embeddings = encode_labels(self.model, labels, templates)
+            prompts += [
+                Prompt(embedding, label.strip(), "text")
+                for label, embedding in zip(labels, embeddings.cpu(), strict=True)
+            ]
+        return prompts
+
+    def _encode_sound(self, source: AudioSource, modality: str, number: int) -> Prompt:
+        self._require("audio")
+        with open_audio(source) as sound:
+            named = isinstance(source, str | os.PathLike)
+            label = os.path.basename(os.fspath(source)) if named else f"{modality} {number}"  # type: ignore[arg-type]
+            embedding = self.model.encode_clips(log_mel_clips(sound))  # type: ignore[attr-defined]
+        return Prompt(embedding.cpu(), label, modality)
+
+    def _require(self, modality: str) -> None:
+        if modality not in self.model.modalities:
+            what = "sound" if modality == "audio" else "text"
+            understood = " and ".join(self.model.modalities) or "no prompts"
+            raise UnsupportedModelError(
+                f"{self.model.name} understands {understood}, so it cannot look for a {what}; "
+                "an ImageBind model such as imagebind_huge can"
+            )
+
+    def localize(
+        self,
+        audio: AudioSource | Sequence[AudioSource] | None = None,
+        text: str | Sequence[str] | None = None,
+        speech: AudioSource | Sequence[AudioSource] | None = None,
+        prompts: Prompt | Sequence[Prompt] | None = None,
+        *,
+        templates: Sequence[str] = ("{}",),
+    ) -> Localization:
+        """Looks for P prompts in the picture that was set.
+
+        Args:
+            audio: sounds: paths, files' bytes, or pairs of a waveform `[channels, samples]` and its sample rate.
+            text: texts.
+            speech: spoken words, given as sounds are.
+            prompts: prompts made before, by `encode` or as combinations.
+            templates: texts with `{}` where the label goes; the embeddings of a label's templates are averaged.
+
+        Returns:
+            The prompts in the order audio, speech, text, prompts, each in the order given, with heatmaps of the size of
+            the picture.
+
+        Raises:
+            MediaError: a prompt cannot be read, or there is none.
+            UnsupportedModelError: the model does not understand a prompt's modality.
+            RuntimeError: no picture was set.
+        """
+        if self._image is None or self._pixels is None:
+            raise RuntimeError("no picture is set: call set_image first")
+        with self._stage("prompts"):
+            given = self.encode(audio, text, speech, templates=templates) + _as_list(prompts)
+            if not given:
+                raise MediaError("there is nothing to look for: give at least one sound, spoken word, text or prompt")
+            view = self.model.vision
+            for prompt in given:
+                if prompt.embedding.shape != (view.embed_dim,):
+                    raise MediaError(
+                        f"the prompt {prompt.label!r} has an embedding of shape {list(prompt.embedding.shape)}, and "
+                        f"{self.model.name} has [{view.embed_dim}]: prompts belong to the model that made them"
+                    )
+            directions = torch.stack([prompt.direction for prompt in given]).to(view.device, view.dtype)
+        with self._stage("heatmaps"):
+            embedding = self._embedding
+            if self.method == "legrad":
+                if embedding is None:
+                    maps: list[Tensor] = []
+                    embedding = forward(
+                        view,
+                        self._pixels,
+                        self.layers,
+                        self.pooling,
+                        lambda record: maps.append(explain(view, record, directions[None])),
+                    )
+                else:
+                    maps = [explain(view, record, directions[None]) for record in self._records]
+                layer_maps = torch.stack(maps, dim=2).unflatten(-1, view.grid(self._pixels))
+            else:
+                layer_maps = attribute(
+                    view, self._pixels, directions, self.method, self.layers, self.pooling, per_layer=True
+                )
+                if embedding is None:
+                    embedding = self._embedding = view.encode(self._pixels)
+            width, height = self._image.size
+            heatmaps = min_max(upsample(layer_maps.sum(2), (height, width)))[0]
+            scores = (embedding.float() @ directions.float().T)[0]
+        return Localization(
+            image=self._image,
+            prompts=given,
+            heatmaps=heatmaps.float().cpu(),
+            scores=scores.cpu(),
+            layers=self.layers,
+            layer_maps=layer_maps[0].float().cpu(),
+            model=self.model.name,
+            method=self.method,
+            seconds=dict(self._seconds),
+        )
+
+
+def _as_list(value: Any) -> list[Any]:
+    """One or several of something, as a list. A pair of a waveform and its sample rate is one sound."""
+    if value is None:
+        return []
+    if isinstance(value, str | bytes | os.PathLike | Prompt):
+        return [value]
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], int):
+        return [value]
+    return list(value)
+
+
+def localize(
+    image: ImageSource,
+    audio: AudioSource | Sequence[AudioSource] | None = None,
+    text: str | Sequence[str] | None = None,
+    speech: AudioSource | Sequence[AudioSource] | None = None,
+    *,
+    model: Model | str = "mini",
+    templates: Sequence[str] = ("{}",),
+    **options: Any,
+) -> Localization:
+    """Looks for prompts in one picture: `Localizer` in one call.
+
+    Args:
+        image: as `Localizer.set_image` takes it.
+        audio, text, speech, templates: as `Localizer.localize` takes them.
+        model: a model from `avgrad.load`, or its name.
+        **options: `method`, `layers`, `pooling` and `size` of `Localizer`.
+
+    Raises:
+        MediaError, UnsupportedModelError, CheckpointError: as there.
+    """
+    localizer = Localizer(model, keep=False, **options)
+    localizer.set_image(image)
+    return localizer.localize(audio, text, speech, templates=templates)

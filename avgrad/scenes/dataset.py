@@ -1,0 +1,148 @@
+"""Writes made-up scenes in the on-disk layout of ADE20KSoundPrompted and ADE20KSpeechPrompted."""
+
+import csv
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from avgrad.scenes.kinds import KINDS
+from avgrad.scenes.pictures import draw_scene, scene_rng
+from avgrad.scenes.sounds import SAMPLE_RATE, mix_sound
+from avgrad.scenes.speech import spoken
+from avgrad.scenes.texts import Split
+
+Prompting = Literal["sound", "speech"]
+
+CSV_NAME = "prompted_segmentation.csv"
+PROMPT_COLUMNS: dict[Prompting, str] = {"sound": "vggsound_file", "speech": "speech_prompt_file"}
+
+_JPEG_QUALITY = 95
+
+
+class DatasetError(ValueError):
+    """A data set cannot be written as asked."""
+
+
+def encode_annotation(class_ids: NDArray[np.integer], instances: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Encodes class ids as ADE20K does: class id = (R // 10) * 256 + G, with the instance in B.
+
+    Args:
+        class_ids: [H, W], 0 (background) to 6655.
+        instances: [H, W], 0 to 255.
+
+    Returns:
+        RGB [H, W, 3]; inverted by `decode_annotation`.
+    """
+    return np.stack([class_ids // 256 * 10, class_ids % 256, instances], axis=-1).astype(np.uint8)
+
+
+def decode_annotation(annotation: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Returns the class ids [H, W] of an ADE20K annotation, RGB [H, W, 3]."""
+    wide = annotation.astype(np.int64)
+    return wide[..., 0] // 10 * 256 + wide[..., 1]
+
+
+def write_dataset(
+    out: str | Path,
+    n: int,
+    seed: int = 0,
+    prompt: Prompting = "sound",
+    size: int = 256,
+    split: Split = "heldout",
+    progress: bool = True,
+) -> Path:
+    """Writes a data set of `n` pictures, each with one prompt for one of the things in it.
+
+    The layout is `prompted_segmentation.csv` (columns `image_location`, `vggsound_file` or
+    `speech_prompt_file`, `ade_class_id`, `timing`, `class_name`; files by name, without their folder), `frames/*.jpg`,
+    `annotations/*_seg.png` (class id = (R // 10) * 256 + G, B counts the things of the picture) and
+    `audio/*.wav`. `timing` is JSON, the start and the end of the spoken name in seconds; it is empty for
+    sounds. The prompted kinds follow each other in random order, each as often as the others. Item i depends
+    on `seed`, `size`, `prompt`, `split` and i alone, and its picture on `seed`, `size` and i alone: a longer
+    data set begins with the shorter one.
+
+    Args:
+        out: folder to make; everything is written beside it first and renamed at the end.
+        n: number of pictures and rows, 1 or more.
+        seed: 0 or more.
+        prompt: "sound" (3 to 6 seconds at 16 kHz, with noise, and often with another thing more softly) or
+            "speech".
+        size: height and width of the pictures in pixels, 64 or more.
+        split: voices and phrases of the spoken prompts: "heldout" or "train".
+        progress: whether to show a progress bar.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DatasetError: the folder exists already, or an argument is outside its range.
+    """
+    target = Path(out)
+    if target.exists():
+        raise DatasetError(f"{target} exists already; a data set is written into a new folder only")
+    if prompt not in PROMPT_COLUMNS or n < 1 or seed < 0 or size < 64 or split not in ("train", "heldout"):
+        raise DatasetError(
+            "a data set needs n of 1 or more, a seed of 0 or more, prompt 'sound' or 'speech', a size of 64 "
+            f"or more and split 'train' or 'heldout'; got n={n}, seed={seed}, prompt={prompt!r}, "
+            f"size={size}, split={split!r}"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        partial.chmod(0o755)
+        for folder in ("frames", "annotations", "audio"):
+            (partial / folder).mkdir()
+        with (partial / CSV_NAME).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(
+                ["image_location", PROMPT_COLUMNS[prompt], "ade_class_id", "timing", "class_name"]
+            )
+            for index in tqdm(range(n), desc=f"scenes for {target.name}", unit="scene", disable=not progress):
+                writer.writerow(_write_item(partial, index, seed, prompt, size, split))
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return target
+
+
+def _prompted_kind(seed: int, index: int) -> int:
+    """Returns the kind that row `index` asks for; each run of `len(KINDS)` rows asks for every kind once."""
+    turn, place = divmod(index, len(KINDS))
+    return int(scene_rng("dataset order", seed, turn).permutation(len(KINDS))[place])
+
+
+def _write_item(folder: Path, index: int, seed: int, prompt: Prompting, size: int, split: Split) -> list[str]:
+    """Writes the files of one item; returns its row."""
+    import soundfile
+
+    kind = _prompted_kind(seed, index)
+    picture_rng = scene_rng("dataset picture", seed, index)
+    count = int(picture_rng.choice(4, p=(0.25, 0.35, 0.25, 0.15))) + 1
+    scene = draw_scene(picture_rng, size, num_things=count, kinds=[kind])
+    frame, audio = f"scene_{index:06d}.jpg", f"scene_{index:06d}.wav"
+    Image.fromarray(scene.image).save(folder / "frames" / frame, quality=_JPEG_QUALITY, subsampling=0)
+    class_ids = np.zeros((size, size), dtype=np.int64)
+    instances = np.zeros((size, size), dtype=np.int64)
+    for number, (shown, mask) in enumerate(zip(scene.kinds, scene.masks, strict=True), start=1):
+        class_ids[mask] = KINDS[shown].ade_class_id
+        instances[mask] = number
+    annotation = Image.fromarray(encode_annotation(class_ids, instances))
+    annotation.save(folder / f"annotations/scene_{index:06d}_seg.png")
+    rng = scene_rng(f"dataset {prompt}", seed, index)
+    timing = ""
+    if prompt == "sound":
+        others = rng.choice(len(KINDS), int(rng.integers(0, 3)), replace=False).tolist()
+        waveform = mix_sound(kind, rng, rng.uniform(3, 6), [other for other in others if other != kind])
+    else:
+        phrase = spoken(kind, rng, split)
+        waveform, timing = phrase.waveform, json.dumps([round(phrase.start, 3), round(phrase.end, 3)])
+    soundfile.write(folder / "audio" / audio, waveform, SAMPLE_RATE, subtype="PCM_16")
+    return [frame, audio, str(KINDS[kind].ade_class_id), timing, KINDS[kind].name]

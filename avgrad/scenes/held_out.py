@@ -1,0 +1,91 @@
+"""Held-out figures during training: small and quick; `python -m eval.scenes` gives those of the protocol."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avgrad.encoders.audio import SAMPLE_RATE, log_mel_clips
+from avgrad.encoders.image import CLIP_MEAN, CLIP_STD
+from avgrad.engine.attribute import attribute
+from avgrad.media import open_audio
+from avgrad.models.imagebind import ImageBind
+from avgrad.scenes.kinds import KINDS
+from avgrad.scenes.pictures import draw_scene, scene_rng
+from avgrad.scenes.sounds import mix_sound
+from avgrad.scenes.speech import spoken
+from avgrad.scenes.texts import texts
+
+
+class HeldOut:
+    """Scenes, sounds, voices and texts that training never draws.
+
+    Args:
+        number: of scenes.
+        size: side of their pictures in pixels.
+    """
+
+    def __init__(self, number: int, size: int) -> None:
+        scenes = [draw_scene(scene_rng("validation", 0, index), size) for index in range(number)]
+        mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+        images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2) / 255
+        self.pixels = (images - mean) / std
+        self.kinds = torch.tensor([scene.kinds[0] for scene in scenes])
+        self.masks = torch.from_numpy(np.stack([scene.masks[0] for scene in scenes]))
+        self.present = torch.zeros(number, len(KINDS), dtype=torch.bool)
+        for index, scene in enumerate(scenes):
+            self.present[index, scene.kinds] = True
+        rng = scene_rng("validation prompts", 0, 0)
+        self.sounds, self.speech = [], []
+        for kind in range(len(KINDS)):
+            others = [int(rng.choice([k for k in range(len(KINDS)) if k != kind]))]
+            self.sounds.append([mix_sound(kind, rng, 4.0, others, SAMPLE_RATE) for _ in range(4)])
+            self.speech.append([spoken(kind, rng, "heldout").waveform for _ in range(4)])
+
+    @torch.no_grad()
+    def figures(self, model: ImageBind) -> dict[str, float]:
+        """Per modality: mean IoU of LeGrad masks at threshold 0.5, and the ROC-AUC of present against absent kinds."""
+        figures = {}
+        images = torch.cat([model.encode_image(part) for part in self.pixels.split(50)])
+        for name, embeddings in (
+            ("sound", self._sounds(model, self.sounds)),
+            ("speech", self._sounds(model, self.speech)),
+            ("text", torch.stack([model.encode_text(texts(k, "heldout")).mean(0) for k in range(len(KINDS))])[:, None]),
+        ):
+            chosen = embeddings[self.kinds, torch.arange(len(self.kinds)) % embeddings.shape[1]]
+            heatmaps = torch.cat(
+                [
+                    attribute(model.vision, pixels, prompts[:, None])[:, 0]
+                    for pixels, prompts in zip(self.pixels.split(50), chosen.split(50), strict=True)
+                ]
+            )
+            masks = heatmaps >= 0.5
+            union = (masks | self.masks).sum((1, 2))
+            figures[f"{name}_iou"] = float(((masks & self.masks).sum((1, 2)) / union).mean())
+            figures[f"{name}_auc"] = roc_auc(images @ embeddings.mean(1).T, self.present)
+        return figures
+
+    @staticmethod
+    def _sounds(model: ImageBind, sounds: list[list[np.ndarray]]) -> Tensor:  # type: ignore[type-arg]
+        """`[K, n, D]`."""
+        return torch.stack(
+            [
+                torch.stack([model.encode_clips(log_mel_clips(open_audio((wave, SAMPLE_RATE)))) for wave in waves])
+                for waves in sounds
+            ]
+        )
+
+
+def roc_auc(scores: Tensor, positive: Tensor) -> float:
+    """Probability that a positive has a higher score than a negative (Mann-Whitney U; ties are not expected).
+
+    >>> roc_auc(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([False, False, True, True]))
+    0.75
+    """
+    order = scores.flatten().argsort()
+    ranks = torch.empty(len(order), dtype=torch.float64)
+    ranks[order] = torch.arange(1, len(order) + 1, dtype=torch.float64)
+    chosen = positive.flatten()
+    p, n = int(chosen.sum()), int((~chosen).sum())
+    return float((ranks[chosen].sum() - p * (p + 1) / 2) / (p * n))

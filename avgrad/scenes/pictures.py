@@ -1,0 +1,234 @@
+"""Made-up pictures of sounding things with the exact mask of each thing."""
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from avgrad.scenes.backgrounds import draw_background
+from avgrad.scenes.kinds import KINDS
+from avgrad.scenes.pen import Pen
+from avgrad.scenes.things import DRAWINGS
+from avgrad.scenes.things.clutter import CLUTTER
+
+MAX_THINGS = 4
+_THINGS_PROBABILITIES = (0.25, 0.35, 0.25, 0.15)
+_MIN_VISIBLE_SHARE, _MIN_VISIBLE_AREA = 0.5, 0.015
+_MAX_AREA = 0.16
+_CLUTTER_AREA_UNITS = 1.9
+
+
+class Scene(NamedTuple):
+    """A picture and what is in it.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB.
+        kinds: the number of each thing's kind in `KINDS`, all different; n of them.
+        masks: bool [n, H, W], the visible pixels of each thing; no pixel belongs to two things.
+    """
+
+    image: NDArray[np.uint8]
+    kinds: list[int]
+    masks: NDArray[np.bool_]
+
+
+class _Placed(NamedTuple):
+    """A drawing that has found its place; `kind` is -1 for clutter."""
+
+    kind: int
+    x: float
+    y: float
+    unit: float
+
+
+def scene_rng(domain: str, seed: int, index: int) -> np.random.Generator:
+    """Returns the generator of item `index` of a numbered series.
+
+    Training, validation and every written data set draw their scenes from series of different domains, so
+    that they never coincide, whatever their seeds are.
+
+    Args:
+        domain: what the series is for, e.g. "train"; different domains give unrelated series.
+        seed: 0 or more.
+        index: 0 or more.
+    """
+    sequence = np.random.SeedSequence(entropy=seed, spawn_key=(zlib.crc32(domain.encode()), index))
+    return np.random.default_rng(sequence)
+
+
+def draw_scene(
+    rng: np.random.Generator,
+    size: int = 256,
+    num_things: int | None = None,
+    kinds: Sequence[int] | None = None,
+    zoom: float = 1.0,
+) -> Scene:
+    """Draws one picture: one to four things among clutter on a textured background.
+
+    Args:
+        rng: the source of all variation; the same state gives the same picture.
+        size: height and width in pixels, 32 or more.
+        num_things: how many things, 1 to 4; None draws it.
+        kinds: the kinds of the things, all different; None draws them. Where fewer are given than
+            `num_things`, the rest are drawn; without `num_things` exactly the given ones are shown.
+        zoom: how many times larger an area each thing covers than usual; 4 gives close-ups, for one thing.
+
+    Returns:
+        The scene; each thing is half visible at least and covers at least 1.5 % (times zoom) of the picture.
+
+    Raises:
+        ValueError: `size` is below 32, or there are less than 1 or more than 4 things, or two of one kind.
+    """
+    wanted = list(kinds or ())
+    if num_things is None:
+        num_things = len(wanted) or 1 + int(rng.choice(MAX_THINGS, p=_THINGS_PROBABILITIES))
+    if size < 32 or not max(1, len(wanted)) <= num_things <= MAX_THINGS or len(set(wanted)) != len(wanted):
+        raise ValueError(
+            f"a scene has size 32 or more and 1 to {MAX_THINGS} different kinds; got size {size}, "
+            f"{num_things} things, kinds {wanted}"
+        )
+    others = [k for k in rng.permutation(len(KINDS)).tolist() if k not in wanted]
+    wanted += others[: num_things - len(wanted)]
+    while True:
+        scene = _attempt(rng, size, wanted, zoom)
+        if scene is not None:
+            return scene
+
+
+def _attempt(rng: np.random.Generator, size: int, wanted: list[int], zoom: float) -> Scene | None:
+    """Draws a scene; None where a thing is hidden too much or has come out too large."""
+    canvas = draw_background(rng, size) * 255
+    light = rng.uniform(0, 2 * math.pi)
+    shadow = rng.uniform(0.15, 0.45) if rng.random() < 0.5 else 0.0
+    layers = _arrange(rng, wanted, zoom)
+    visible = {kind: np.zeros((size, size), dtype=np.float32) for kind in wanted}
+    full = dict.fromkeys(wanted, 0)
+    for layer in layers:
+        drawn = _draw(rng, layer, size)
+        if drawn is None:
+            continue
+        rgba, left, top = drawn
+        box = _clip(rgba, left, top, size)
+        if box is None:
+            continue
+        pixels, rows, columns = box
+        alpha = pixels[..., 3:] * np.float32(1 / 255)
+        if shadow:
+            _cast_shadow(canvas, alpha, rows.start, columns.start, shadow, size)
+        colours = _shade(rng, pixels[..., :3], light)
+        region = canvas[rows, columns]
+        region += alpha * (colours - region)
+        for share in visible.values():
+            share[rows, columns] *= 1 - alpha[..., 0]
+        if layer.kind >= 0:
+            visible[layer.kind][rows, columns] += alpha[..., 0]
+            full[layer.kind] = int(np.count_nonzero(np.asarray(rgba)[..., 3] > 127))
+    masks = np.stack([visible[kind] > 0.5 for kind in wanted])
+    areas = masks.sum((1, 2))
+    for kind, area in zip(wanted, areas.tolist(), strict=True):
+        if (
+            not max(_MIN_VISIBLE_SHARE * full[kind], _MIN_VISIBLE_AREA * zoom * size**2)
+            <= area
+            <= _MAX_AREA * zoom * size**2
+        ):
+            return None
+    return Scene(_develop(rng, canvas, size), wanted, masks)
+
+
+def _arrange(rng: np.random.Generator, wanted: list[int], zoom: float) -> list[_Placed]:
+    """Finds sizes and places in units of the picture's side, in the order of painting."""
+    layers: list[_Placed] = []
+    for kind in wanted:
+        area = min(0.145, 0.06 * math.exp(0.42 * rng.normal()))
+        unit = math.sqrt(zoom * area / DRAWINGS[kind].area)
+        layers.append(_place(rng, kind, unit, layers, 0.75))
+    for _ in range(int(rng.choice(4, p=(0.3, 0.3, 0.25, 0.15)))):
+        unit = math.sqrt(zoom * rng.uniform(0.008, 0.06) / _CLUTTER_AREA_UNITS)
+        item = _place(rng, -1, unit, layers, 0.7)
+        layers.insert(0 if rng.random() < 0.5 else len(layers), item)
+    return layers
+
+
+def _place(
+    rng: np.random.Generator, kind: int, unit: float, layers: list[_Placed], closeness: float
+) -> _Placed:
+    """Finds a place, uniform over the picture, that covers nothing too much; else the best of ten."""
+    margin = 0.75 * unit
+    best, best_gap = (0.5, 0.5), -math.inf
+    for _ in range(10):
+        x, y = rng.uniform(margin, 1 - margin, 2).tolist()
+        gap = min((math.hypot(x - o.x, y - o.y) / (unit + o.unit) for o in layers), default=math.inf)
+        if gap > best_gap:
+            best, best_gap = (x, y), gap
+        if gap >= closeness:
+            break
+    return _Placed(kind, *best, unit)
+
+
+def _draw(rng: np.random.Generator, layer: _Placed, size: int) -> tuple[Image.Image, int, int] | None:
+    draw: Callable[[Pen], None]
+    if layer.kind >= 0:
+        draw, _, tilt, mirror = DRAWINGS[layer.kind]
+    else:
+        draw, tilt, mirror = CLUTTER[int(rng.integers(len(CLUTTER)))], 0.3, True
+    supersampling = 3 if size <= 160 else 2
+    pen = Pen(rng, (layer.x * size, layer.y * size), layer.unit * size, supersampling, tilt, mirror)
+    draw(pen)
+    return pen.finish()
+
+
+def _clip(
+    rgba: Image.Image, left: int, top: int, size: int
+) -> tuple[NDArray[np.float32], slice, slice] | None:
+    """Cuts a drawing to the picture; returns its pixels [h, w, 4], their rows and their columns."""
+    x0, y0 = max(0, left), max(0, top)
+    x1, y1 = min(size, left + rgba.width), min(size, top + rgba.height)
+    if x1 <= x0 or y1 <= y0:
+        return None
+    pixels = np.asarray(rgba)[y0 - top : y1 - top, x0 - left : x1 - left].astype(np.float32)
+    return pixels, slice(y0, y1), slice(x0, x1)
+
+
+def _cast_shadow(
+    canvas: NDArray[np.float32], alpha: NDArray[np.float32], top: int, left: int, strength: float, size: int
+) -> None:
+    shift = max(1, size // 64)
+    rows, columns = (
+        slice(top + shift, min(size, top + shift + alpha.shape[0])),
+        slice(left + shift, min(size, left + shift + alpha.shape[1])),
+    )
+    region = canvas[rows, columns]
+    region *= 1 - strength * alpha[: region.shape[0], : region.shape[1]]
+
+
+def _shade(rng: np.random.Generator, colours: NDArray[np.float32], light: float) -> NDArray[np.float32]:
+    """Lights a drawing [h, w, 3] from one side and gives it a rough surface."""
+    h, w = colours.shape[:2]
+    x, y = np.linspace(-1, 1, w, dtype=np.float32)[None, :], np.linspace(-1, 1, h, dtype=np.float32)[:, None]
+    amount, roughness = rng.uniform(0.0, 0.22), rng.uniform(0.0, 0.5)
+    gain = 1 + np.float32(amount * math.cos(light)) * x + np.float32(amount * math.sin(light)) * y
+    cells = int(rng.integers(5, 14))
+    rough = Image.fromarray(rng.random((cells, cells), dtype=np.float32) - np.float32(0.5))
+    gain += np.float32(roughness) * np.asarray(rough.resize((w, h), Image.Resampling.BILINEAR))
+    return np.minimum(colours * gain[..., None], 255)
+
+
+def _develop(rng: np.random.Generator, canvas: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
+    """Varies exposure, contrast, colour cast, sharpness and noise; returns uint8 [H, W, 3]."""
+    brightness, contrast = rng.uniform(-28, 28), rng.uniform(0.7, 1.2)
+    gain = (contrast * rng.uniform(0.92, 1.08, 3)).astype(np.float32)
+    blur, grain, seed = rng.uniform(0, 1), rng.uniform(0, 1) ** 2 * 14, int(rng.integers(2**63))
+    if blur > 0.6:
+        image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
+        image = image.filter(ImageFilter.GaussianBlur((blur - 0.6) * 2 * size / 256))
+        canvas = np.asarray(image, dtype=np.float32)
+    canvas = (canvas - 128) * gain + np.float32(128 + brightness)
+    if grain > 1:
+        noise = np.random.default_rng(seed).standard_normal((size, size, 3), dtype=np.float32)
+        noise *= np.float32(grain)
+        canvas += noise
+    return np.clip(canvas, 0, 255).astype(np.uint8)

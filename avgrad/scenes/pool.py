@@ -1,0 +1,146 @@
+"""A pool of training examples: made-up pictures, sounds and spoken names, made once and read many times.
+
+Every example depends only on the seed and its number, so an interrupted run goes on where it stopped, and any number of
+processes makes the same pool.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from avgrad.encoders.audio import SAMPLE_RATE, log_mel
+from avgrad.scenes.kinds import KINDS
+from avgrad.scenes.pictures import draw_scene, scene_rng
+from avgrad.scenes.sounds import mix_sound
+from avgrad.scenes.speech import spoken
+
+BLOCK = 512  # examples in a file
+CLIP_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the pool: N examples with their labels, in files of `BLOCK` examples.
+
+    Attributes:
+        values: one memory-mapped array per file, `[BLOCK, ...]`.
+        labels: of all examples, `[N, ...]`.
+    """
+
+    values: list[NDArray[Any]]
+    labels: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        return np.stack([self.values[index // BLOCK][index % BLOCK] for index in indices.tolist()])
+
+
+def picture(seed: int, index: int, size: int, domain: str = "train") -> tuple[NDArray[Any], NDArray[Any]]:
+    """A scene's picture, uint8 `[size, size, 3]`, and which kinds are in it, bool `[K]`. Not where."""
+    scene = draw_scene(scene_rng(domain, seed, index), size)
+    present = np.zeros(len(KINDS), dtype=bool)
+    present[scene.kinds] = True
+    return scene.image, present
+
+
+def close_up(seed: int, index: int, size: int, domain: str = "train") -> tuple[NDArray[Any], NDArray[Any]]:
+    """A picture of one thing, as large as in a scene of twice the width: uint8 `[3/8 size, 3/8 size, 3]`, and its kind."""
+    rng = scene_rng(f"{domain} close-ups", seed, index)
+    scene = draw_scene(rng, size * 3 // 8, num_things=1, kinds=[index % len(KINDS)], zoom=4.0)
+    return scene.image, np.array(index % len(KINDS))
+
+
+def sound(seed: int, index: int, size: int, domain: str = "train") -> tuple[NDArray[Any], NDArray[Any]]:
+    """A sound's log-mel, float16 `[128, 204]`, and its kind. `size` has no meaning here."""
+    rng = scene_rng(f"{domain} sounds", seed, index)
+    kind = index % len(KINDS)
+    others = [int(k) for k in rng.permutation(len(KINDS)) if k != kind][: int(rng.choice(3, p=(0.45, 0.35, 0.2)))]
+    # short sounds occur too; the model hears them padded
+    seconds = CLIP_SECONDS if rng.random() < 0.8 else float(rng.uniform(0.6, CLIP_SECONDS))
+    return _mel(mix_sound(kind, rng, seconds, others, SAMPLE_RATE)), np.array(kind)
+
+
+def speech(seed: int, index: int, size: int, domain: str = "train") -> tuple[NDArray[Any], NDArray[Any]]:
+    """A spoken name's log-mel, float16 `[128, 204]`, and its kind. `size` has no meaning here."""
+    rng = scene_rng(f"{domain} speech", seed, index)
+    kind = index % len(KINDS)
+    phrase = spoken(kind, rng, "train", augment=True)
+    # a recording starts somewhere: silence in front, or the phrase without what leads up to the name
+    start = int(phrase.start * SAMPLE_RATE * rng.random()) if rng.random() < 0.4 else 0
+    silence = rng.normal(0, 1e-4, int(rng.uniform(0, 0.6) * SAMPLE_RATE)).astype(np.float32)
+    waveform = np.concatenate([silence, phrase.waveform[start:]])
+    return _mel(waveform[-int(CLIP_SECONDS * SAMPLE_RATE) :]), np.array(kind)
+
+
+def _mel(waveform: NDArray[np.float32]) -> NDArray[np.float16]:
+    mel: NDArray[np.float16] = log_mel(torch.from_numpy(waveform)[None])[0].half().numpy()
+    return mel
+
+
+PARTS: dict[str, Callable[..., tuple[NDArray[Any], NDArray[Any]]]] = {
+    "pictures": picture,
+    "close_ups": close_up,
+    "sounds": sound,
+    "speech": speech,
+}
+
+
+def _make_block(job: tuple[str, int, int, int, str]) -> None:
+    part, seed, start, size, path = job
+    torch.set_num_threads(1)
+    values, labels = zip(*(PARTS[part](seed, start + i, size) for i in range(BLOCK)), strict=True)
+    temporary = f"{path}.{os.getpid()}.part"
+    with open(temporary, "wb") as file:
+        np.save(file, np.stack(values))
+    np.save(path.replace(".npy", ".labels.npy"), np.stack(labels))
+    os.replace(temporary, path)
+
+
+def make_pool(folder: Path, counts: dict[str, int], seed: int, size: int, workers: int) -> dict[str, Part]:
+    """The pool in `folder`, made as far as it is not there yet.
+
+    Args:
+        folder: where its files lie.
+        counts: how many examples of each of `PARTS`, rounded up to whole files.
+        seed: of all examples.
+        size: side of the pictures in pixels.
+        workers: processes that make it.
+
+    Returns:
+        Each part by name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {
+        part: [folder / f"{part}_{size}_{seed}_{block:05d}.npy" for block in range(-(-count // BLOCK))]
+        for part, count in counts.items()
+    }
+    jobs = [
+        (part, seed, number * BLOCK, size, str(path))
+        for part, files in paths.items()
+        for number, path in enumerate(files)
+        if not path.exists()
+    ]
+    if jobs:
+        with multiprocessing.get_context("spawn").Pool(workers) as processes:
+            progress = tqdm(processes.imap_unordered(_make_block, jobs), total=len(jobs), desc="examples", unit="file")
+            for _ in progress:
+                pass
+    return {
+        part: Part(
+            [np.load(path, mmap_mode="r") for path in files],
+            np.concatenate([np.load(str(path).replace(".npy", ".labels.npy")) for path in files]),
+        )
+        for part, files in paths.items()
+    }

@@ -1,0 +1,114 @@
+"""Synthesised sounds of the kinds, and their mixing with noise and with each other."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avgrad.scenes.instrument_sounds import bell, drum, guitar, piano
+from avgrad.scenes.kinds import KINDS
+from avgrad.scenes.machine_sounds import car, clock, helicopter, rain, siren, telephone, train
+from avgrad.scenes.noise import coloured_noise
+from avgrad.scenes.voice_sounds import bee, bird, cat, dog, frog
+
+SAMPLE_RATE = 16_000
+
+_SYNTHESIZERS = {
+    function.__name__: function
+    for function in (
+        bell,
+        drum,
+        guitar,
+        piano,
+        siren,
+        clock,
+        telephone,
+        rain,
+        car,
+        train,
+        helicopter,
+        bird,
+        bee,
+        dog,
+        cat,
+        frog,
+    )
+}
+
+
+def _check(kinds: Sequence[int], seconds: float, sample_rate: int) -> None:
+    if any(not 0 <= kind < len(KINDS) for kind in kinds) or not 0.25 <= seconds <= 60 or sample_rate < 8_000:
+        raise ValueError(
+            f"a sound has kinds 0 to {len(KINDS) - 1}, 0.25 to 60 seconds and 8000 samples a second or more; "
+            f"got kinds {list(kinds)}, {seconds} seconds, {sample_rate} samples a second"
+        )
+
+
+def synthesize(
+    kind: int, rng: np.random.Generator, seconds: float, sample_rate: int = SAMPLE_RATE
+) -> NDArray[np.float32]:
+    """Synthesises the sound of one individual, without any noise.
+
+    Args:
+        kind: the kind's number in `KINDS`.
+        rng: the source of all variation: pitch, tempo, timbre, level, onset.
+        seconds: duration, 0.25 to 60.
+        sample_rate: samples a second, 8000 or more.
+
+    Returns:
+        Waveform [round(seconds * sample_rate)], float32 within (-1, 1); root mean square between -30 and -14
+        dB of full scale unless the peak forbids it.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+    _check([kind], seconds, sample_rate)
+    samples = round(seconds * sample_rate)
+    wave = _SYNTHESIZERS[KINDS[kind].name](rng, samples, sample_rate)
+    return _level(wave, 10 ** (rng.uniform(-30, -14) / 20))
+
+
+def mix_sound(
+    kinds_target: int,
+    rng: np.random.Generator,
+    seconds: float,
+    others: Sequence[int] = (),
+    sample_rate: int = SAMPLE_RATE,
+) -> NDArray[np.float32]:
+    """Synthesises the sound of one kind amid noise and, more softly, the sounds of others.
+
+    The noise is white, pink, brown, a mains hum or a babble, 6 to 40 dB below the target; each other kind is
+    3 to 20 dB below it.
+
+    Args:
+        kinds_target: the number of the kind that is heard best.
+        rng: the source of all variation.
+        seconds: duration, 0.25 to 60.
+        others: numbers of the kinds in the background.
+        sample_rate: samples a second, 8000 or more.
+
+    Returns:
+        Waveform [round(seconds * sample_rate)], float32 within (-1, 1).
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+    _check([kinds_target, *others], seconds, sample_rate)
+    wave = synthesize(kinds_target, rng, seconds, sample_rate)
+    power = _rms(wave)
+    for other in others:
+        wave = wave + _level(
+            synthesize(other, rng, seconds, sample_rate), power * 10 ** (-rng.uniform(3, 20) / 20)
+        )
+    noise = coloured_noise(rng, wave.size, sample_rate)
+    return _level(wave + _level(noise, power * 10 ** (-rng.uniform(6, 40) / 20)), power)
+
+
+def _rms(wave: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.mean(np.square(wave)) + 1e-12))
+
+
+def _level(wave: NDArray[np.float32], rms: float) -> NDArray[np.float32]:
+    """Scales to a root mean square, less where the peak would pass 0.99."""
+    gain = min(rms / _rms(wave), 0.99 / (float(np.abs(wave).max()) + 1e-9))
+    return (wave * np.float32(gain)).astype(np.float32)

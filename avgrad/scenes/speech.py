@@ -1,0 +1,133 @@
+"""Spoken prompts: the kinds' names in short phrases, by voices that ship with the package.
+
+`python -m avgrad.scenes.speech --build` makes the voices anew; only that needs espeak-ng (see
+`voices_build.py`).
+"""
+
+import functools
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avgrad.scenes.kinds import KINDS
+from avgrad.scenes.texts import Split
+
+SAMPLE_RATE = 16_000
+VOICES = Path(__file__).parent / "voices"
+
+
+class SpokenPhrase(NamedTuple):
+    """A spoken prompt.
+
+    Attributes:
+        waveform: float32 [samples], 16 kHz, within [-1, 1].
+        start: when the thing's name begins, in seconds from the waveform's beginning.
+        end: when the thing's name ends.
+        phrase: the words spoken.
+        voice: who speaks.
+    """
+
+    waveform: NDArray[np.float32]
+    start: float
+    end: float
+    phrase: str
+    voice: str
+
+
+class _Entry(NamedTuple):
+    """One phrase of the bundle: its place in its voice's file and the name's in the phrase, in seconds."""
+
+    voice: str
+    phrase: str
+    start: float
+    end: float
+    word_start: float
+    word_end: float
+
+
+@functools.cache
+def _entries(split: Split) -> dict[int, list[_Entry]]:
+    index = json.loads((VOICES / "index.json").read_text(encoding="utf-8"))
+    entries: dict[int, list[_Entry]] = {kind: [] for kind in range(len(KINDS))}
+    for voice in index[split]:
+        for kind, phrase, *times in voice["phrases"]:
+            entries[kind].append(_Entry(voice["voice"], phrase, *times))
+    return entries
+
+
+@functools.cache
+def _recording(voice: str) -> NDArray[np.float32]:
+    """Decodes everything that a voice says; float32 [samples], 16 kHz."""
+    import soundfile
+
+    waveform, sample_rate = soundfile.read(VOICES / f"{voice}.opus", dtype="float32")
+    if sample_rate != SAMPLE_RATE:
+        raise RuntimeError(f"the voice {voice} was decoded at {sample_rate} Hz; it must be {SAMPLE_RATE}")
+    return np.asarray(waveform, dtype=np.float32)
+
+
+def voices(split: Split) -> tuple[str, ...]:
+    """Returns the names of the voices of a split, sorted; no voice is in both."""
+    return tuple(sorted({entry.voice for entry in _entries(split)[0]}))
+
+
+def spoken(
+    kind: int, rng: np.random.Generator, split: Split = "train", augment: bool = False
+) -> SpokenPhrase:
+    """Returns a random phrase with a kind's name by a random voice.
+
+    Args:
+        kind: the kind's number in `KINDS`.
+        rng: the source of all variation.
+        split: "train" or "heldout"; the two have neither voices nor phrases in common.
+        augment: change speed and pitch together by up to 12 %, the spectrum's tilt by up to 6 dB at either
+            end, the level by up to 12 dB, and add white noise 10 to 45 dB below the voice.
+
+    Returns:
+        The phrase, 0.2 to 3 seconds long.
+    """
+    entries = _entries(split)[kind]
+    entry = entries[int(rng.integers(len(entries)))]
+    recording = _recording(entry.voice)
+    waveform = recording[round(entry.start * SAMPLE_RATE) : round(entry.end * SAMPLE_RATE)].copy()
+    # The index is rounded, so a name that ends with the recording might end a fraction of a sample after it.
+    word_end = min(entry.word_end, waveform.size / SAMPLE_RATE)
+    phrase = SpokenPhrase(waveform, entry.word_start, word_end, entry.phrase, entry.voice)
+    return _augmented(phrase, rng) if augment else phrase
+
+
+def _augmented(phrase: SpokenPhrase, rng: np.random.Generator) -> SpokenPhrase:
+    speed = rng.uniform(0.88, 1.12)
+    source = phrase.waveform
+    length = round(source.size / speed)
+    wave = np.interp(np.arange(length) * speed, np.arange(source.size), source)
+    padded = 1 << (length - 1).bit_length()
+    frequencies = np.fft.rfftfreq(padded, 1 / SAMPLE_RATE)
+    tilt = rng.uniform(-6, 6) * np.clip(np.log2((frequencies + 1) / 1_000) / 3, -1, 1)
+    wave = np.fft.irfft(np.fft.rfft(wave, padded) * 10 ** (tilt / 20), padded)[:length]
+    rms = float(np.sqrt(np.mean(wave**2))) + 1e-9
+    wave = wave + rng.standard_normal(length) * rms * 10 ** (-rng.uniform(10, 45) / 20)
+    wave *= min(10 ** (rng.uniform(-12, 3) / 20), 0.99 / (float(np.abs(wave).max()) + 1e-9))
+    word_end = min(phrase.end / speed, length / SAMPLE_RATE)
+    return SpokenPhrase(wave.astype(np.float32), phrase.start / speed, word_end, phrase.phrase, phrase.voice)
+
+
+def main() -> None:
+    """Rebuilds the bundled voices."""
+    import argparse
+
+    from avgrad.scenes.voices_build import build
+
+    parser = argparse.ArgumentParser(prog="python -m avgrad.scenes.speech", description=main.__doc__)
+    parser.add_argument(
+        "--build", action="store_true", required=True, help="synthesise all voices with espeak-ng"
+    )
+    parser.parse_args()
+    build(VOICES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Benchmarks of avgrad, each run as `python -m eval.NAME`."""

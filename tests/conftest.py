@@ -1,0 +1,59 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+from eval.speed import save_random_checkpoint
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference values and samples beside the repository."""
+    folder = Path(__file__).parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("the reference values are not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def original() -> ModuleType:
+    """The module of the original `imagebind` package that defines its model."""
+    spec = importlib.util.find_spec("imagebind")
+    if spec is None or spec.submodule_search_locations is None:
+        pytest.skip("the original imagebind package is not installed")
+    # the package's __init__ imports its media loaders, whose dependencies install hardly anywhere
+    package = ModuleType("imagebind")
+    package.__path__ = list(spec.submodule_search_locations)
+    sys.modules["imagebind"] = package
+    return importlib.import_module("imagebind.models.imagebind_model")
+
+
+class _NumbersOnCpu(TorchFunctionMode):
+    """Keeps `torch.linspace`, whose numbers the original reads while it is built, on the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.linspace:
+            kwargs = {"device": "cpu", **kwargs}
+        return func(*args, **kwargs)
+
+
+@pytest.fixture(scope="session")
+def huge_checkpoint(original: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A `.pth` file of imagebind_huge's true layout and size, all six towers of it, with random numbers."""
+    with torch.device("meta"), _NumbersOnCpu():
+        shapes = {key: value.shape for key, value in original.imagebind_huge().state_dict().items()}
+    path = tmp_path_factory.mktemp("huge") / "imagebind_huge.pth"
+    save_random_checkpoint(path, shapes)
+    yield path
+    path.unlink()

@@ -1,0 +1,214 @@
+"""The closed form against autograd, on models of many shapes, in float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from avgrad import attribute
+from avgrad.engine import legrad as legrad_module
+from avgrad.engine.attribute import METHODS, resolve_layers
+from avgrad.engine.vit import (
+    Activation,
+    Block,
+    Head,
+    Norm,
+    UnsupportedModelError,
+    VisionTransformer,
+    activate,
+    activation_slope,
+)
+
+WIDTH, PATCH = 24, 4
+
+
+def random_view(
+    seed: int = 0,
+    *,
+    heads: int = 3,
+    layers: int = 3,
+    prefix: int = 1,
+    activation: Activation = "gelu",
+    layer_scale: bool = False,
+    bias: bool = True,
+    affine: bool = True,
+    head: bool = True,
+    dtype: torch.dtype = torch.float64,
+) -> VisionTransformer:
+    """A random transformer without position embeddings, so that any grid will do."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def number(*shape: int, scale: float = 0.3) -> Tensor:
+        return (torch.randn(*shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
+
+    def norm() -> Norm:
+        return Norm(1 + number(WIDTH), number(WIDTH), 1e-6) if affine else Norm(None, None, 1e-5)
+
+    hidden = 3 * WIDTH  # not the usual 4, so that a mixed-up dimension shows
+    blocks = [
+        Block(
+            norm1=norm(),
+            qkv_weight=number(3 * WIDTH, WIDTH),
+            qkv_bias=number(3 * WIDTH) if bias else None,
+            out_weight=number(WIDTH, WIDTH),
+            out_bias=number(WIDTH) if bias else None,
+            num_heads=heads,
+            norm2=norm(),
+            fc1_weight=number(hidden, WIDTH),
+            fc1_bias=number(hidden) if bias else None,
+            fc2_weight=number(WIDTH, hidden),
+            fc2_bias=number(WIDTH) if bias else None,
+            activation=activation,
+            scale1=number(WIDTH, scale=1.0) if layer_scale else None,
+            scale2=number(WIDTH, scale=1.0) if layer_scale else None,
+        )
+        for _ in range(layers)
+    ]
+    kernel, tokens = number(WIDTH, 3, PATCH, PATCH), number(1, prefix, WIDTH)
+
+    def embed(pixels: Tensor) -> Tensor:
+        patches = torch.conv2d(pixels, kernel, stride=PATCH).flatten(2).transpose(1, 2)
+        return torch.cat([tokens.expand(len(pixels), -1, -1), patches], dim=1)
+
+    last = Head(norm(), number(10, WIDTH), number(10)) if head else Head(None, None)
+    return VisionTransformer(embed, blocks, last, PATCH, prefix, pool="cls" if prefix else "mean")
+
+
+def random_input(view: VisionTransformer, batch: int, height: int, width: int, prompts: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(batch, 3, height, width, generator=generator, dtype=torch.float64)
+    return pixels.to(view.dtype), torch.randn(batch, prompts, view.embed_dim, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"layer_scale": True, "activation": "quick_gelu"},
+        {"heads": 1, "activation": "gelu_tanh", "bias": False},
+        {"heads": 8, "activation": "relu", "affine": False},
+        {"prefix": 5, "layers": 1},
+        {"head": False},
+    ],
+    ids=str,
+)
+def test_closed_form_is_the_gradient(shape: dict[str, Any], pooling: Any) -> None:
+    view = random_view(**shape)
+    pixels, prompts = random_input(view, batch=2, height=5 * PATCH, width=3 * PATCH, prompts=4)
+    expected = attribute(view, pixels, prompts, "legrad_autograd", pooling=pooling, per_layer=True)
+    actual = attribute(view, pixels, prompts, "legrad", pooling=pooling, per_layer=True)
+    assert actual.shape == (2, 4, len(view.blocks), 5, 3)
+    assert expected.amax() > 0
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_closed_form_without_class_token() -> None:
+    view = random_view(prefix=0)
+    pixels, prompts = random_input(view, batch=1, height=3 * PATCH, width=7 * PATCH, prompts=2)
+    expected = attribute(view, pixels, prompts, "legrad_autograd", per_layer=True)
+    torch.testing.assert_close(
+        attribute(view, pixels, prompts, per_layer=True), expected, rtol=1e-10, atol=1e-14
+    )
+    with pytest.raises(ValueError, match="needs a class token"):
+        attribute(view, pixels, prompts, pooling="cls")
+    with pytest.raises(UnsupportedModelError, match="needs a class token"):
+        attribute(view, pixels, prompts, "raw_attention")
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "quick_gelu", "relu"])
+def test_activation_slope(activation: Activation) -> None:
+    x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(activate(activation, x).sum(), x)
+    torch.testing.assert_close(activation_slope(activation, x.detach()), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_batches_and_shared_prompts(method: str) -> None:
+    view = random_view()
+    pixels, prompts = random_input(view, batch=3, height=4 * PATCH, width=4 * PATCH, prompts=5)
+    together = attribute(view, pixels, prompts, method)
+    assert together.shape == (3, 5, 16, 16)
+    assert together.amin() == 0
+    assert together.amax() == 1
+    one_by_one = [attribute(view, pixels[i : i + 1], prompts[i], method) for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(one_by_one), rtol=1e-9, atol=1e-12)
+    shared = attribute(view, pixels, prompts[0], method)
+    repeated = attribute(view, pixels, prompts[:1].expand(3, -1, -1), method)
+    torch.testing.assert_close(shared, repeated, rtol=0, atol=0)
+
+
+def test_chunks_of_prompts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = random_view()
+    pixels, prompts = random_input(view, batch=2, height=4 * PATCH, width=4 * PATCH, prompts=7)
+    whole = attribute(view, pixels, prompts, per_layer=True)
+    monkeypatch.setattr(legrad_module, "CHUNK_BYTES", 1)
+    torch.testing.assert_close(attribute(view, pixels, prompts, per_layer=True), whole, rtol=1e-12, atol=1e-15)
+
+
+def test_layers_sum_up() -> None:
+    view = random_view(layers=4)
+    pixels, prompts = random_input(view, batch=1, height=4 * PATCH, width=4 * PATCH, prompts=2)
+    every = attribute(view, pixels, prompts, per_layer=True)
+    for layers in (None, 0, 2, -2, [1], [3, 1], [0, -1]):
+        chosen = resolve_layers(layers, 4)
+        some = attribute(view, pixels, prompts, layers=layers, per_layer=True)
+        torch.testing.assert_close(some, every[:, :, chosen], rtol=1e-12, atol=1e-15)
+        raw = attribute(view, pixels, prompts, layers=layers, normalize=False)
+        enlarged = torch.nn.functional.interpolate(every[:, :, chosen].sum(2), scale_factor=PATCH, mode="bilinear")
+        torch.testing.assert_close(raw, enlarged, rtol=1e-12, atol=1e-15)
+
+
+def test_baselines_follow_their_definitions() -> None:
+    view = random_view()
+    pixels, prompts = random_input(view, batch=1, height=2 * PATCH, width=3 * PATCH, prompts=2)
+    x = view.embed(pixels)
+    for block in view.blocks[:-1]:
+        x = block(x)
+    q, k, _ = view.blocks[-1].heads(x)
+    attention = torch.softmax(q[0] @ k[0].mT / (WIDTH // 3) ** 0.5, -1).mean(0)[0, 1:].view(2, 3)
+    raw = attribute(view, pixels, prompts, "raw_attention", per_layer=True)
+    torch.testing.assert_close(raw, attention.expand(1, 2, 1, 2, 3))
+    patches = view.head(view.blocks[-1](x))[0, 1:]
+    similarity = torch.cosine_similarity(prompts[0][:, None], patches[None], dim=-1).view(1, 2, 1, 2, 3)
+    torch.testing.assert_close(attribute(view, pixels, prompts, "cosine", per_layer=True), similarity)
+
+
+def test_nothing_of_a_graph_is_built() -> None:
+    view = random_view()
+    trained = replace(view, blocks=[replace(b, qkv_weight=b.qkv_weight.requires_grad_()) for b in view.blocks])
+    pixels, prompts = random_input(view, batch=1, height=8, width=8, prompts=1)
+    for method in METHODS:
+        assert not attribute(trained, pixels, prompts, method).requires_grad
+
+
+def test_bfloat16_stays_close() -> None:
+    pixels, prompts = random_input(random_view(), batch=1, height=32, width=32, prompts=3)
+    exact = attribute(random_view(), pixels, prompts)
+    rough = attribute(random_view(dtype=torch.bfloat16), pixels, prompts)
+    assert rough.dtype == torch.float32
+    assert (rough - exact).abs().mean() < 0.02
+
+
+def test_wrong_arguments_are_said() -> None:
+    view = random_view()
+    pixels, prompts = random_input(view, batch=2, height=8, width=8, prompts=3)
+    for wrong, message in [
+        ({"pixels": pixels[0]}, r"pixels are \[3, 8, 8\]"),
+        ({"pixels": pixels[..., :6]}, "multiples of 4"),
+        ({"prompts": prompts[:1]}, "B = 2"),
+        ({"prompts": prompts[..., :3]}, "D = 10"),
+        ({"prompts": prompts[:, :0]}, "P >= 1"),
+        ({"method": "magic"}, "unknown method 'magic'"),
+        ({"pooling": "max"}, "unknown pooling 'max'"),
+        ({"layers": 3}, "layers 0 to 2"),
+        ({"layers": -4}, "layers 0 to 2"),
+        ({"layers": [0, 7]}, "no layer 7"),
+        ({"layers": []}, "at least one layer"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            attribute(**{"view": view, "pixels": pixels, "prompts": prompts, **wrong})

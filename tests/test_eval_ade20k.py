@@ -1,0 +1,66 @@
+"""The benchmark's command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from eval_small import write_data
+from typer.testing import CliRunner
+
+from avgrad.engine.attribute import METHODS
+from avgrad.models.registry import MINI
+from eval.ade20k import app, parse_layers
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"), "sound", 5)
+
+
+def test_every_method_is_a_choice() -> None:
+    told = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "400"})
+    assert told.exit_code == 0
+    assert "|".join(METHODS) in told.output
+
+
+@pytest.mark.parametrize(("text", "layers"), [("all", None), ("3", 3), ("-2", -2), ("0,5,-1", (0, 5, -1))])
+def test_layers(text: str, layers: object) -> None:
+    assert parse_layers(text) == layers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--data", "nowhere"], 1, "nowhere holds no prompted_segmentation.csv"),
+        (["--model", "nonsense"], 1, "there is no model 'nonsense'"),
+        (["--checkpoint", "nowhere.pth"], 1, "there is no checkpoint nowhere.pth"),
+        (["--layers", "some"], 2, "'some': all, 3, -2 or 0,5,11 is expected"),
+        (["--method", "guessing"], 2, "'guessing' is not one of"),
+    ],
+)
+def test_wrong_arguments_are_named(data: Path, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    every = ["--data", str(data), "--prompt", "sound", "--out", str(tmp_path / "run"), *arguments]
+    told = CliRunner().invoke(app, every, env={"COLUMNS": "400"})
+    assert (told.exit_code, message in told.output) == (code, True), told.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not MINI.exists(), reason="the bundled model is not trained yet")
+def test_the_bundled_model_from_the_command_line(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["--data", data, "--prompt", "sound", "--out", out, "--method", "legrad", "--normalization", "image",
+                 "--layers", "-2", "--limit", "4", "--workers", "1", "--strict", "--latex"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "eval.ade20k", *map(str, arguments)],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "| mini, legrad" in done.stdout and r"\begin{tabular}" in done.stdout
+    assert "4 of 4 rows evaluated" in done.stdout
+    results = json.loads((out / "results.json").read_text())
+    assert results["arguments"]["layers"] == -2 and results["arguments"]["normalizations"] == ["image"]
+    assert results["model"]["name"] == "mini" and len(results["results"]) == 1

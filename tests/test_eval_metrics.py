@@ -1,0 +1,112 @@
+"""The protocol's metrics, against the original evaluation code and against torchmetrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torchmetrics.functional.classification import binary_average_precision
+
+from eval.metrics import RECALL_LEVELS, prompted_segmentation, score_class
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "denseav_metrics.npz"
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN) as arrays:
+        return dict(arrays)
+
+
+def heatmaps_over(time_mask: torch.Tensor, similarity: torch.Tensor, side: int) -> torch.Tensor:
+    """Patch similarity averaged over the time of a mask, normalised over the whole set, enlarged."""
+    maps = torch.einsum("bhwt,bt->bhw", similarity, time_mask) / time_mask.sum(-1)[:, None, None]
+    maps = (maps - maps.min()) / (maps.max() - maps.min())
+    return F.interpolate(maps[:, None], (side, side), mode="bilinear")[:, 0]
+
+
+def word_time(golden: dict[str, np.ndarray], steps: int) -> torch.Tensor:
+    """The time steps of a word with 0.2 s on each side; in single precision, as the original's rounding has it."""
+    timing = torch.tensor(golden["timing"], dtype=torch.float32) + torch.tensor([-0.2, 0.2])
+    seconds = torch.tensor(golden["total_seconds"], dtype=torch.float32)[:, None]
+    bounds = steps * (timing / seconds)
+    step = torch.arange(steps)
+    return ((step >= bounds[:, :1].floor()) & (step < bounds[:, 1:].ceil())).float()
+
+
+@pytest.mark.parametrize("protocol", ["basic", "advanced"])
+@pytest.mark.parametrize("as_tensor", [True, False])
+def test_agrees_with_the_original_evaluation(golden: dict[str, np.ndarray], protocol: str, as_tensor: bool) -> None:
+    similarity = torch.tensor(golden["patch_similarity"])
+    time = torch.tensor(golden["audio_mask"]) if protocol == "basic" else word_time(golden, similarity.shape[-1])
+    heatmaps = heatmaps_over(time, similarity, golden["semseg"].shape[-1])
+    if protocol == "basic":
+        assert np.abs(heatmaps.numpy() - golden["heatmaps_dataset_minmax"]).max() < 1e-6
+    masks = torch.tensor(golden["semseg"] == golden["class_ids"][:, None, None])
+    ids = torch.tensor(golden["class_ids"])
+    arguments = (heatmaps, masks, ids) if as_tensor else (heatmaps.numpy(), masks.numpy(), ids.numpy())
+    score = prompted_segmentation(*arguments)
+    assert list(score.classes) == list(golden["classes"])
+    for measure, golden_name in (("average_precision", "ap"), ("iou", "iou")):
+        ours = np.array([getattr(c, measure) for c in score.classes.values()])
+        assert np.abs(ours - golden[f"{protocol}_{golden_name}"]).max() < 1e-6
+    assert score.mean_average_precision == pytest.approx(golden[f"{protocol}_ap"].mean(), abs=1e-6)
+    assert score.mean_iou == pytest.approx(golden[f"{protocol}_iou"].mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("levels", [2, 7, 1000, 10**9])
+def test_average_precision_agrees_with_torchmetrics_however_many_ties(levels: int) -> None:
+    generator = np.random.default_rng(levels)
+    heatmaps = (generator.integers(0, levels, (3, 40, 50)) / levels).astype(np.float32)
+    masks = generator.random((3, 40, 50)) < 0.2 + 0.5 * heatmaps
+    expected = binary_average_precision(torch.tensor(heatmaps).flatten(), torch.tensor(masks).flatten().int())
+    assert score_class(heatmaps, masks).average_precision == pytest.approx(float(expected), abs=2e-6)
+
+
+def test_the_range_of_the_values_does_not_matter() -> None:
+    generator = np.random.default_rng(0)
+    heatmaps = generator.integers(0, 256, (4, 30, 30)).astype(np.float32) / 256
+    masks = generator.random((4, 30, 30)) < heatmaps
+    plain, stretched = score_class(heatmaps, masks), score_class(heatmaps * 1024 - 512, masks)
+    assert plain.average_precision == stretched.average_precision
+    assert plain.iou == pytest.approx(stretched.iou, abs=1e-12)
+
+
+def test_precision_recall_curve() -> None:
+    heatmaps = np.array([[[0.9, 0.8, 0.7, 0.6]]], dtype=np.float32)
+    score = score_class(heatmaps, np.array([[[True, False, True, False]]]))
+    assert score.precision[RECALL_LEVELS <= 0.5] == pytest.approx(1.0)
+    assert score.precision[RECALL_LEVELS > 0.5] == pytest.approx(2 / 3)
+
+
+def test_a_constant_heatmap_predicts_nothing() -> None:
+    masks = np.array([[[True, False], [False, False]]])
+    score = score_class(np.zeros((1, 2, 2), dtype=np.float32), masks)
+    assert (score.average_precision, score.iou) == (0.25, 0.0)
+
+
+def test_a_class_without_pixels_is_left_out_of_the_means() -> None:
+    heatmaps = np.array([[[0.1, 0.9]], [[0.3, 0.4]]])
+    masks = np.array([[[False, True]], [[False, False]]])
+    score = prompted_segmentation(heatmaps, masks, [1, 2])
+    assert np.isnan(score.classes[2].average_precision) and np.isnan(score.classes[2].iou)
+    assert (score.mean_average_precision, score.mean_iou) == (1.0, 1.0)
+    assert np.isfinite(score.precision).all()
+
+
+@pytest.mark.parametrize(
+    ("heatmaps", "masks", "class_ids", "message"),
+    [
+        (np.zeros((2, 3, 3)), np.zeros((2, 3, 4), bool), [1, 1], "same \\[N, H, W\\]"),
+        (np.zeros((2, 3, 3)), np.zeros((2, 3, 3)), [1, 1], "expected bool"),
+        (np.zeros((2, 3, 3)), np.zeros((2, 3, 3), bool), [1], "one integer for each"),
+        (np.zeros((2, 3, 3)), np.zeros((2, 3, 3), bool), [1.0, 1.0], "one integer for each"),
+        (np.full((1, 3, 3), np.nan), np.zeros((1, 3, 3), bool), [1], "not finite"),
+    ],
+)
+def test_wrong_arguments_are_named(heatmaps, masks, class_ids, message) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
+        prompted_segmentation(heatmaps, masks, class_ids)

@@ -1,0 +1,119 @@
+"""Data sets of made-up scenes have the layout of ADE20KSoundPrompted and ADE20KSpeechPrompted."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from avgrad.scenes import KINDS, DatasetError, write_dataset
+from avgrad.scenes.dataset import CSV_NAME, decode_annotation, encode_annotation
+
+BY_ID = {kind.ade_class_id: kind.name for kind in KINDS}
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / CSV_NAME).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("datasets")
+    return {
+        prompt: write_dataset(folder / prompt, 32, 7, prompt, size=128, progress=False)
+        for prompt in ("sound", "speech")
+    }
+
+
+def test_annotation_round_trip() -> None:
+    ids = np.arange(6656).reshape(64, 104)
+    encoded = encode_annotation(ids, np.full(ids.shape, 3))
+    assert encoded.dtype == np.uint8
+    np.testing.assert_array_equal(decode_annotation(encoded), ids)
+    np.testing.assert_array_equal(encoded[..., 2], 3)
+
+
+@pytest.mark.parametrize("prompt", ["sound", "speech"])
+def test_layout(datasets: dict[str, Path], prompt: str) -> None:
+    folder = datasets[prompt]
+    rows = _rows(folder)
+    column = {"sound": "vggsound_file", "speech": "speech_prompt_file"}[prompt]
+    assert list(rows[0]) == ["image_location", column, "ade_class_id", "timing", "class_name"]
+    assert len(rows) == 32
+    assert sorted(row["class_name"] for row in rows) == sorted(2 * [kind.name for kind in KINDS])
+    assert sorted(path.name for path in folder.iterdir()) == ["annotations", "audio", "frames", CSV_NAME]
+    for row in rows:
+        frame = Image.open(folder / "frames" / row["image_location"])
+        assert (frame.format, frame.size, frame.mode) == ("JPEG", (128, 128), "RGB")
+        stem = Path(row["image_location"]).stem
+        annotation = np.asarray(Image.open(folder / "annotations" / f"{stem}_seg.png"))
+        ids = decode_annotation(annotation)
+        assert int(row["ade_class_id"]) in np.unique(ids)
+        assert set(np.unique(ids)) - {0} <= set(BY_ID)
+        assert BY_ID[int(row["ade_class_id"])] == row["class_name"]
+        assert 0.01 < np.mean(ids == int(row["ade_class_id"])) < 0.2
+        waveform, rate = soundfile.read(folder / "audio" / row[column])
+        assert rate == 16_000
+        assert waveform.ndim == 1
+        seconds = waveform.size / rate
+        if prompt == "sound":
+            assert 3 <= seconds <= 6
+            assert row["timing"] == ""
+        else:
+            start, end = json.loads(row["timing"])
+            assert 0 <= start < end <= seconds + 0.001
+
+
+def test_prefix_is_stable_and_pictures_do_not_depend_on_the_prompt(
+    datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    shorter = write_dataset(tmp_path / "shorter", 5, 7, "sound", size=128, progress=False)
+    files = sorted(path.relative_to(shorter) for path in shorter.rglob("*") if path.is_file())
+    assert len(files) == 16
+    for file in files:
+        longer = (datasets["sound"] / file).read_bytes()
+        assert (
+            longer == (shorter / file).read_bytes()
+            if file.name != CSV_NAME
+            else longer.startswith((shorter / file).read_bytes())
+        )
+    for row in _rows(shorter):
+        frame = f"frames/{row['image_location']}"
+        assert (shorter / frame).read_bytes() == (datasets["speech"] / frame).read_bytes()
+
+
+def test_other_seed_other_scenes(datasets: dict[str, Path], tmp_path: Path) -> None:
+    other = write_dataset(tmp_path / "other", 4, 8, "sound", size=128, progress=False)
+    frames = {path.read_bytes() for path in (datasets["sound"] / "frames").iterdir()}
+    assert len(frames) == 32
+    assert not frames & {path.read_bytes() for path in (other / "frames").iterdir()}
+
+
+def test_existing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="exists already"):
+        write_dataset(tmp_path, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"n": 0}, {"seed": -1}, {"prompt": "smell"}, {"size": 8}, {"split": "test"}]
+)
+def test_wrong_requests_are_refused(tmp_path: Path, arguments: dict[str, object]) -> None:
+    with pytest.raises(DatasetError, match="a data set needs"):
+        write_dataset(tmp_path / "new", **{"n": 1, "seed": 0, **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_after_a_failure(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises((OSError, soundfile.LibsndfileError)):
+            write_dataset(tmp_path / "new", 1, 0, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
