@@ -68,7 +68,9 @@ def localize(
         str | None, typer.Option(help="all, K: from layer K, -K: the last K, or a list such as 3,5,7.")
     ] = None,
     pooling: Annotated[str, typer.Option(help="What a layer's score is of: mean or cls.")] = "mean",
-    size: Annotated[int | None, typer.Option(help="Short side in pixels that the network sees.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Short side in pixels that the network sees.", min=16, max=4096)
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
 ) -> None:
@@ -95,9 +97,9 @@ def localize(
     if number_type not in (torch.float32, torch.bfloat16, torch.float16):
         raise typer.BadParameter(f"--dtype {dtype} is not float32, bfloat16 or float16")
     try:
-        torch.device(device)
-    except RuntimeError:
-        raise typer.BadParameter(f"--device {device} is no device; cpu or cuda, for example") from None
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise typer.BadParameter(f"--device {device} is not on this machine; cpu is, for example") from None
     seconds = {"import": time.perf_counter() - started}
     if model is None:
         model = "imagebind_huge" if checkpoint or checkpoint_path("imagebind_huge").exists() else "mini"
@@ -173,12 +175,12 @@ def download(
     model: Annotated[str, typer.Argument(help="imagebind_huge")] = "imagebind_huge",
 ) -> None:
     """Fetches the official ImageBind checkpoint (its weights are CC-BY-NC 4.0: not for commercial use)."""
-    from avgrad.models.download import download_imagebind
-
     if model != "imagebind_huge":
         raise typer.BadParameter(
             f"{model} needs no download: mini is bundled, and open_clip fetches its own models when they are first used"
         )
+    from avgrad.models.download import download_imagebind
+
     download_imagebind()
 
 

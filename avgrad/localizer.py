@@ -77,6 +77,8 @@ class Localizer:
     ) -> None:
         if method not in METHODS:
             raise ValueError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+        if size is not None and size < 1:
+            raise ValueError(f"size={size} is no length in pixels; 224 is, for example")
         self.model: Model = load(model) if isinstance(model, str) else model
         self.method, self.pooling, self.size, self.keep = method, pooling, size, keep
         self.layers = resolve_layers(layers, len(self.model.vision.blocks))

@@ -113,7 +113,7 @@ def test_conversion_leaves_no_mapping(tensors: dict[str, Tensor], tmp_path: Path
 
 @pytest.mark.parametrize("wanted", [torch.float32, torch.bfloat16])
 def test_tensors_that_are_no_run_of_bytes(wanted: torch.dtype, tmp_path: Path) -> None:
-    """Transposed tensors, slices of one storage, one tensor under two names, and one larger than the buffer."""
+    """Transposed tensors, slices of one storage, one tensor under two names, one larger than the buffer."""
     generator = torch.Generator().manual_seed(0)
     whole = torch.randn(40, 50, generator=generator)
     tensors = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from avgrad import attribute
 from avgrad.encoders.image import Preprocess
+from avgrad.engine.vit import Block
 from avgrad.media import load_image
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.open_clip import OpenClip
@@ -73,6 +75,14 @@ def test_imagebind_legrad(imagebind: tuple[ImageBind, dict[str, Tensor], dict[st
         torch.testing.assert_close(heatmaps[0], values[name], rtol=0, atol=1e-5)
 
 
+class _SeesItself(Block):
+    """A block in which every token attends to itself alone."""
+
+    def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        _, _, v = self.heads(x)
+        return self.mix(x, v), v
+
+
 @pytest.mark.parametrize("name", ["openclip_small", "openai_small"])
 def test_open_clip(shared: Path, name: str) -> None:
     import open_clip
@@ -87,17 +97,23 @@ def test_open_clip(shared: Path, name: str) -> None:
     )
     original.load_state_dict(weights)
     model = OpenClip(original, name=name)
-    compared = 0
-    for key, layers, image in (
-        ("map_from_0", 0, "image"),
-        ("map_from_-2", -2, "image"),
-        ("map_96_from_0", 0, "image_96"),
-    ):
-        if key in values:
-            heatmaps = attribute(model.vision, values[image], values["text"], layers=layers)
-            torch.testing.assert_close(heatmaps[0], values[key], rtol=0, atol=1e-5)
-            compared += 1
-    assert compared == (3 if name == "openclip_small" else 1)
+    keys = {"map_from_0": "image", "map_96_from_0": "image_96"}
+    for key, image in keys.items() if name == "openclip_small" else [("map_from_0", "image")]:
+        heatmaps = attribute(model.vision, values[image], values["text"], layers=0)
+        torch.testing.assert_close(heatmaps[0], values[key], rtol=0, atol=1e-5)
+    if name == "openclip_small":
+        # legrad_torch 1.1 hands sequence-first tokens to open_clip 3.3's batch-first blocks wherever it has not hooked
+        # them: below the first explained layer the copies of the image attend to each other, so each token sees nothing
+        # but itself. With that put into the view the reference agrees; without it our map is the right one.
+        blocks = [
+            _SeesItself(**{field.name: getattr(block, field.name) for field in fields(block)}) if index < 2 else block
+            for index, block in enumerate(model.vision.blocks)
+        ]
+        heatmaps = attribute(replace(model.vision, blocks=blocks), values["image"], values["text"], layers=-2)
+        torch.testing.assert_close(heatmaps[0], values["map_from_-2"], rtol=0, atol=1e-5)
+        right = attribute(model.vision, values["image"], values["text"], layers=-2)
+        oracle = attribute(model.vision, values["image"], values["text"], "legrad_autograd", layers=-2)
+        torch.testing.assert_close(right, oracle, rtol=0, atol=1e-5)
     with torch.no_grad():
         expected = original.encode_image(values["image"], normalize=True)
     torch.testing.assert_close(model.encode_image(values["image"]), expected, rtol=0, atol=1e-6)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from platformdirs import user_cache_path
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -246,3 +246,12 @@ def check_layout(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[in
             raise CheckpointError(
                 f"{key} in {source} is of type {found.dtype}; a floating-point type is expected"
             )
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The metadata of a safetensors file; nothing for other files, which `read_checkpoint` checks."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}

@@ -5,6 +5,7 @@ Written from the paper and the layout of the published checkpoint, which loads k
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from avgrad.encoders.image import Preprocess
 from avgrad.encoders.text import tokenize
 from avgrad.engine.vit import Head, VisionTransformer
 from avgrad.media import open_audio
-from avgrad.models.checkpoints import CheckpointError, check_layout, read_checkpoint
+from avgrad.models.checkpoints import CheckpointError, check_layout, read_checkpoint, read_metadata
 from avgrad.models.towers import (
     EPS,
     AudioStem,
@@ -146,13 +147,17 @@ class ImageBind(nn.Module):
             dtype: floating-point type of the weights.
             device: where the weights are to lie.
             name: what to call the model.
-            **config: as in `from_state_dict`.
+            **config: as in `from_state_dict`; what is not given is as the file's metadata say (the bundled model's do),
+                else as in imagebind_huge.
 
         Raises:
             CheckpointError: there is no such file, it is no checkpoint, or a tensor is missing or has another shape
                 than the configuration asks for.
         """
-        model = cls(ImageBindConfig.from_names(config), towers, name)
+        metadata = read_metadata(path)
+        config = {**json.loads(metadata.get("config", "{}")), **config}
+        vocabulary = json.loads(metadata.get("vocabulary", "null"))
+        model = cls(ImageBindConfig.from_names(config), towers, name, vocabulary)
         model.load_state_dict(read_checkpoint(path, model.shapes, dtype, device), assign=True)
         return model.eval().requires_grad_(False)
 

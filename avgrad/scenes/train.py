@@ -164,7 +164,6 @@ def export(trainer: Trainer, path: Path) -> None:
     """Writes the model in half precision, in the checkpoint's layout, with its shape in the file's metadata."""
     model = trainer.model
     state = {key: value.half().contiguous() for key, value in model.state_dict().items()}
-    state["modality_preprocessors.text.mask"] = state["modality_preprocessors.text.mask"].clone()
     metadata = {
         "config": json.dumps({**SHAPE, "text_vocab_size": len(model.vocabulary or ())}),
         "vocabulary": json.dumps(model.vocabulary),
@@ -173,6 +172,7 @@ def export(trainer: Trainer, path: Path) -> None:
     }
     part = path.with_suffix(".part")
     save_file(state, part, metadata)
+    part.chmod(0o644)
     part.replace(path)
 
 

@@ -1,0 +1,131 @@
+"""How good is a model on made-up scenes? `python -m eval.scenes` measures the bundled one on scenes it has never seen.
+
+By the prompted-segmentation protocol (`eval.metrics`), with heatmaps normalised per image, for sounds, unheard voices and
+texts; beside it, whether scores tell present from absent things, and how hard the scenes are.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+from tqdm import tqdm
+
+import avgrad
+from avgrad.encoders.audio import SAMPLE_RATE, log_mel_clips
+from avgrad.engine.attribute import METHODS
+from avgrad.media import open_audio
+from avgrad.models.imagebind import ImageBind
+from avgrad.scenes import KINDS, draw_scene, mix_sound, scene_rng, spoken, texts
+from avgrad.scenes.held_out import roc_auc
+from eval.metrics import prompted_segmentation
+
+BATCH = 25
+ROWS = ("legrad", "legrad (cls)", "cosine", "raw_attention")
+
+
+def central_blob(size: int) -> Tensor:
+    """A heatmap that knows nothing: a Gaussian in the middle of the picture, `[size, size]`, in (0, 1]."""
+    axis = torch.linspace(-1, 1, size)
+    return torch.exp(-(axis[:, None] ** 2 + axis[None] ** 2) / (2 * 0.4**2))
+
+
+def encode_prompts(model: ImageBind, modality: str, kinds: list[int], seed: int) -> Tensor:
+    """One held-out prompt for each thing, unit-norm `[things, D]`."""
+    prompts = []
+    for index, kind in enumerate(tqdm(kinds, desc=f"{modality} prompts", leave=False)):
+        rng = scene_rng(f"evaluation {modality}", seed, index)
+        if modality == "text":
+            choices = texts(kind, "heldout")
+            prompts.append(model.encode_text([choices[int(rng.integers(len(choices)))]])[0])
+            continue
+        if modality == "sound":
+            others = [k for k in rng.permutation(len(KINDS)).tolist() if k != kind][: int(rng.integers(0, 3))]
+            waveform = mix_sound(kind, rng, float(rng.uniform(3, 6)), others, SAMPLE_RATE)
+        else:
+            waveform = spoken(kind, rng, "heldout").waveform
+        prompts.append(model.encode_clips(log_mel_clips(open_audio((waveform, SAMPLE_RATE)))))
+    return torch.stack(prompts)
+
+
+def evaluate(model: ImageBind, number: int, seed: int, size: int) -> dict[str, Any]:
+    """All figures of `number` scenes of `size` pixels."""
+    scenes = [draw_scene(scene_rng("evaluation", seed, index), size) for index in tqdm(range(number), desc="scenes")]
+    from PIL import Image
+
+    pixels = torch.stack([model.preprocess.whole(Image.fromarray(scene.image)) for scene in scenes])
+    images = torch.cat([model.encode_image(part) for part in pixels.split(BATCH)])
+    kinds = [kind for scene in scenes for kind in scene.kinds]
+    owners = torch.tensor([index for index, scene in enumerate(scenes) for _ in scene.kinds])
+    places = torch.tensor([place for scene in scenes for place in range(len(scene.kinds))])
+    masks = torch.from_numpy(np.concatenate([scene.masks for scene in scenes]))
+    class_ids = torch.tensor([KINDS[kind].ade_class_id for kind in kinds])
+    present = torch.zeros(number, len(KINDS), dtype=torch.bool)
+    present[owners, torch.tensor(kinds)] = True
+    figures: dict[str, Any] = {
+        "scenes": number,
+        "things": len(kinds),
+        "mean_area": float(masks.float().mean()),
+        "central_blob": _figures(central_blob(size).expand(len(kinds), -1, -1), masks, class_ids),
+    }
+    for modality in ("sound", "speech", "text"):
+        embeddings = encode_prompts(model, modality, kinds, seed)
+        prompts = torch.zeros(number, 4, embeddings.shape[-1])
+        prompts[owners, places] = embeddings
+        figures[modality] = {"roc_auc": roc_auc(images @ embeddings.T, present[:, kinds])}
+        for row in ROWS if modality == "sound" else ROWS[:1]:
+            method, pooling = row.split()[0], "cls" if row.endswith("(cls)") else "mean"
+            assert method in METHODS
+            heatmaps, start = [], time.perf_counter()
+            for part, own in zip(pixels.split(BATCH), prompts.split(BATCH), strict=True):
+                maps = avgrad.attribute(model.vision, part, own, method, pooling=pooling, normalize=False)  # type: ignore[arg-type]
+                heatmaps.append(maps)
+            seconds = time.perf_counter() - start
+            every = torch.cat(heatmaps)[owners, places]
+            every = torch.nn.functional.interpolate(every[:, None], size=(size, size), mode="bilinear")
+            figures[modality][row] = _figures(avgrad.engine.attribute.min_max(every[:, 0]), masks, class_ids)
+            figures[modality][row]["ms_per_image"] = round(1000 * seconds / number, 2)
+    return figures
+
+
+def _figures(heatmaps: Tensor, masks: Tensor, class_ids: Tensor) -> dict[str, float]:
+    score = prompted_segmentation(heatmaps, masks, class_ids)
+    return {"mIoU": score.mean_iou, "mAP": score.mean_average_precision}
+
+
+def main(
+    model: Annotated[str, typer.Option(help="An ImageBind model by name.")] = "mini",
+    checkpoint: Annotated[Path | None, typer.Option(help="File with its weights.")] = None,
+    n: Annotated[int, typer.Option(help="Number of scenes.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the scenes and prompts; training never draws from this series.")] = 1,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 256,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Prints how well a model finds things in made-up scenes."""
+    loaded = avgrad.load(model, checkpoint=checkpoint)
+    assert isinstance(loaded, ImageBind)
+    figures = evaluate(loaded, n, seed, size)
+    print(f"\n{n} scenes, {figures['things']} things, each covering {figures['mean_area']:.1%} of its picture on average\n")
+    print("| prompt | method | mIoU | mAP | ms per image | ROC-AUC of scores |\n|---|---|---|---|---|---|")
+    for modality in ("sound", "speech", "text"):
+        auc = f"{figures[modality]['roc_auc']:.4f}"
+        for row, values in figures[modality].items():
+            if isinstance(values, dict):
+                line = f"{values['mIoU']:.3f} | {values['mAP']:.3f} | {values['ms_per_image']:.1f}"
+                print(f"| {modality} | {row} | {line} | {auc if row == 'legrad' else ''} |")
+    blob = figures["central_blob"]
+    print(f"| none | central blob | {blob['mIoU']:.3f} | {blob['mAP']:.3f} | | |")
+    if out:
+        part = out.with_name(f".{out.name}.part")
+        part.write_text(json.dumps(figures, indent=2) + "\n")
+        part.replace(out)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,124 @@
+"""The adapter on real open_clip models of many shapes, and on those that it must refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+from avgrad import CheckpointError, UnsupportedModelError, attribute, load
+from avgrad.models.open_clip import OpenClip, _is_expressible, vision_view
+
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+
+
+def _model(seed: int = 0, quick_gelu: bool = False, **vision: Any) -> open_clip.CLIP:
+    torch.manual_seed(seed)
+    shape = {"image_size": 64, "layers": 3, "width": 64, "head_width": 16, "patch_size": 16, **vision}
+    model = open_clip.CLIP(
+        embed_dim=32,
+        vision_cfg=open_clip.CLIPVisionCfg(**shape),
+        text_cfg=open_clip.CLIPTextCfg(**TEXT),
+        quick_gelu=quick_gelu,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and LayerNorms start as 0 and 1, which would hide mistakes
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"quick_gelu": True},
+        {"ls_init_value": 0.5},
+        {"pool_type": "avg"},
+        {"pool_type": "avg", "final_ln_after_pool": True},
+        {"no_ln_pre": True, "mlp_ratio": 2.0, "patch_dropout": 0.5},
+        {"pos_embed_type": "sin_cos_2d"},
+    ],
+    ids=str,
+)
+def test_real_models_of_many_shapes(shape: dict[str, Any]) -> None:
+    original = _model(**shape)
+    model = OpenClip(original)
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = original.encode_image(pixels, normalize=True)
+    torch.testing.assert_close(model.encode_image(pixels), expected, rtol=0, atol=1e-5)
+    texts = ["a dog", "the sound of a bell"]
+    with torch.no_grad():
+        expected = original.encode_text(open_clip.tokenize(texts), normalize=True)
+    torch.testing.assert_close(model.encode_text(texts), expected, rtol=0, atol=1e-6)
+    prompts = model.encode_text(texts)
+    larger = torch.randn(1, 3, 48, 96)  # another size, not square
+    for pooling in ("mean", "cls"):
+        closed = attribute(model.vision, larger, prompts, pooling=pooling, per_layer=True)
+        oracle = attribute(model.vision, larger, prompts, "legrad_autograd", pooling=pooling, per_layer=True)
+        assert (closed - oracle).abs().amax() < 2e-6 * oracle.amax()
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"attentional_pool": True}, "pools by attention"),
+        ({"block_type": "custom", "qk_norm": True}, "CustomResidualAttentionBlock"),
+        ({"layers": (1, 1, 1, 1)}, "ModifiedResNet"),
+        ({"timm_model_name": "vit_tiny_patch16_224", "image_size": 224}, "TimmModel"),
+    ],
+)
+def test_models_that_the_view_cannot_express_are_refused(shape: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"odd cannot be explained.*{message}"):
+        OpenClip(_model(**shape), name="odd")
+
+
+def test_names_that_are_none() -> None:
+    for name, message in (
+        ("open_clip:ViT-B-99/openai", "no model 'ViT-B-99'"),
+        ("open_clip:ViT-B-16/nobody", "no weights 'nobody' for ViT-B-16.*laion2b_s34b_b88k"),
+        ("open_clip:RN50/openai", "ModifiedResNet"),
+        ("open_clip:", "there is no model"),
+        ("imagebind_tiny", "there is no model 'imagebind_tiny'"),
+    ):
+        with pytest.raises(UnsupportedModelError, match=message):
+            load(name)
+
+
+def test_weights_from_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    original = open_clip.create_model("ViT-S-32-alt", load_weights=False).eval()
+    torch.save(original.state_dict(), tmp_path / "small.pt")
+    model = load("open_clip:ViT-S-32-alt", checkpoint=tmp_path / "small.pt")
+    pixels = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = original.encode_image(pixels, normalize=True)
+    torch.testing.assert_close(model.encode_image(pixels), expected, rtol=0, atol=1e-5)
+    (tmp_path / "broken.pt").write_bytes((tmp_path / "small.pt").read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="could not be loaded"):
+        load("open_clip:ViT-S-32-alt", checkpoint=tmp_path / "broken.pt")
+
+
+@pytest.mark.slow
+def test_every_listed_architecture_is_accepted() -> None:
+    """All of open_clip's architectures, built at their true size without memory."""
+    accepted = 0
+    for architecture in open_clip.list_models():
+        config = open_clip.get_model_config(architecture)
+        if config.get("text_cfg", {}).get("hf_model_name"):
+            assert not _is_expressible(config)
+            continue
+        with torch.device("meta"):
+            model = open_clip.create_model(architecture, load_weights=False, pretrained_text=False, device="meta")
+        try:
+            view = vision_view(model.visual, architecture)
+        except UnsupportedModelError as error:
+            assert not _is_expressible(config), error
+        else:
+            assert _is_expressible(config), architecture
+            assert len(view.blocks) == config["vision_cfg"]["layers"]
+            accepted += 1
+    assert accepted > 40
