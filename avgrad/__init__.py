@@ -1,4 +1,7 @@
-"""Where in this picture is the thing that I hear, say or write? The public face; parts load when they are first used."""
+"""Where in this picture is the thing that I hear, say or write?
+
+The public face; its parts are imported when they are first used.
+"""
 
 import lazy_loader
 

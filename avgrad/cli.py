@@ -200,5 +200,24 @@ def scenes(
     write_dataset(out, n, seed, **options)
 
 
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder for the page and the pictures.")] = Path("avgrad_demo"),
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Looks for sounds, spoken words and texts in the sample scenes; writes a page and pictures (needs no network)."""
+    if out.exists() and not out.is_dir():
+        raise typer.BadParameter(f"{out} is a file; a folder is expected")
+    from avgrad.demo import run
+
+    try:
+        result = run(out)
+    except OSError as error:
+        raise typer.BadParameter(f"{out} cannot be written: {error.strerror}") from None
+    print(result)
+    if show:
+        typer.launch(result.page.resolve().as_uri())
+
+
 if __name__ == "__main__":
     main()

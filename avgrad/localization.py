@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -26,8 +27,8 @@ class Localization:
     Attributes:
         image: the picture, RGB.
         prompts: the P prompts.
-        heatmaps: float32 `[P, H, W]`, each stretched to [0, 1] by its own smallest and largest value: something is always
-            hot, also where the prompt is not in the picture. `scores` tell.
+        heatmaps: float32 `[P, H, W]`, each stretched to [0, 1] by its own smallest and largest value: something is
+            always hot, also where the prompt is not in the picture. `scores` tell.
         scores: float32 `[P]`, cosine similarity of picture and prompt, in [-1, 1]. Compare prompts of one modality with
             each other: how high a score is depends on the model and the modality.
         layers: the L layers that were explained.
@@ -115,9 +116,9 @@ class Localization:
         files = []
         for index, prompt in enumerate(self.prompts):
             words = re.sub(r"[^\w.-]+", "_", prompt.label).strip("._")[:60]
-            overlay = self.overlay(index)
-            files.append(_write(folder / f"overlay_{index}_{words}.png", lambda file, o=overlay: o.save(file, "PNG")))
-        arrays = {
+            save_overlay = partial(self.overlay(index).save, format="PNG")
+            files.append(_write(folder / f"overlay_{index}_{words}.png", save_overlay))
+        arrays: dict[str, Any] = {
             "heatmaps": self.heatmaps.half().numpy(),
             "layer_maps": self.layer_maps.numpy(),
             "layers": np.array(self.layers),

@@ -1,7 +1,7 @@
 """How good is a model on made-up scenes? `python -m eval.scenes` measures the bundled one on scenes it has never seen.
 
-By the prompted-segmentation protocol (`eval.metrics`), with heatmaps normalised per image, for sounds, unheard voices and
-texts; beside it, whether scores tell present from absent things, and how hard the scenes are.
+By the prompted-segmentation protocol (`eval.metrics`), with heatmaps normalised per image, for sounds, unheard voices
+and texts; beside it, whether scores tell present from absent things, and how hard the scenes are.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def main(
     loaded = avgrad.load(model, checkpoint=checkpoint)
     assert isinstance(loaded, ImageBind)
     figures = evaluate(loaded, n, seed, size)
-    print(f"\n{n} scenes, {figures['things']} things, each covering {figures['mean_area']:.1%} of its picture on average\n")
+    print(f"\n{n} scenes, {figures['things']} things, covering {figures['mean_area']:.1%} of the picture each on average\n")
     print("| prompt | method | mIoU | mAP | ms per image | ROC-AUC of scores |\n|---|---|---|---|---|---|")
     for modality in ("sound", "speech", "text"):
         auc = f"{figures[modality]['roc_auc']:.4f}"

@@ -97,7 +97,8 @@ def main() -> None:
     data, prompt, out, seed = sys.argv[1:]
     rank = os.environ.get("RANK", "0")
     out = out.replace("RANK", rank)
-    Path(f"{out}.pid{rank}").write_text(str(os.getpid()))
+    Path(f"{out}.new{rank}").write_text(str(os.getpid()))
+    os.replace(f"{out}.new{rank}", f"{out}.pid{rank}")  # whoever sees the file sees all of it
     with process_group():
         dataset = Ade20k(data, "sound" if prompt == "sound" else "speech")
         benchmark(small_model(int(seed)), dataset, Path(out), Settings(batch_size=2), {"seed": seed}, workers=1)

@@ -16,12 +16,14 @@ from PIL import Image
 from avgrad.cli import main
 from avgrad.scenes import draw_scene, mix_sound, scene_rng
 
+ROOT = str(Path(__file__).parents[1])
+
 
 def run(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "avgrad.cli", *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "AVGRAD_CACHE": str(cwd / "cache"), "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
+        env={**os.environ, "PYTHONPATH": ROOT, "AVGRAD_CACHE": str(cwd / "cache"), **environment},
         capture_output=True,
         text=True,
         timeout=300,

@@ -153,7 +153,7 @@ def test_mistakes_are_said(model: ImageBind, scene: Image.Image, tmp_path: Path)
     localizer = Localizer(model)
     with pytest.raises(RuntimeError, match="set_image first"):
         localizer.localize(text="a bell")
-    with pytest.raises(MediaError, match="no such file|does not exist"):
+    with pytest.raises(MediaError, match="does not exist"):
         localizer.set_image(tmp_path / "none.png")
     localizer.set_image(scene)
     with pytest.raises(MediaError, match="nothing to look for"):

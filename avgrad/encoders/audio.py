@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from avgrad.media import Audio
 

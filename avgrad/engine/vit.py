@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -137,6 +137,104 @@ class Block:
 
 
 @dataclass(frozen=True)
+class PoolerMlp:
+    """The MLP of an attentional pooler with its residual: `p = o + W_2 phi(W_1 norm(o))`."""
+
+    norm: Norm | None
+    fc1_weight: Tensor
+    fc1_bias: Tensor | None
+    fc2_weight: Tensor
+    fc2_bias: Tensor | None
+    activation: Activation
+
+    def __call__(self, attended: Tensor) -> Tensor:
+        """`p` `[..., d_p]` from `o` `[..., d_p]`."""
+        normed = attended if self.norm is None else self.norm(attended)
+        hidden = activate(self.activation, F.linear(normed, self.fc1_weight, self.fc1_bias))
+        return attended + F.linear(hidden, self.fc2_weight, self.fc2_bias)
+
+    def gradient(self, attended: Tensor, grad_output: Tensor) -> Tensor:
+        """Gradient of `o`, `[B, P, d_p]`, from `o` `[B, d_p]` and the gradient of `p`, `[B, P, d_p]`."""
+        if self.norm is None:
+            normed = attended
+        else:
+            normed, mean, rstd = self.norm.statistics(attended)
+        slope = activation_slope(self.activation, F.linear(normed, self.fc1_weight, self.fc1_bias))
+        grad = (slope[:, None] * (grad_output @ self.fc2_weight)) @ self.fc1_weight
+        if self.norm is not None:
+            grad = self.norm.gradient(((attended - mean) * rstd)[:, None], rstd[:, None], grad)
+        return grad + grad_output
+
+
+@dataclass(frozen=True)
+class AttentionPooler:
+    """Pools tokens by attention: one learned query looks at the tokens, `o = W_o concat_k(a_k V_k)`, then an MLP.
+
+    Where a model learns several queries (CoCa), this is the first: the others do not reach the image embedding.
+
+    Attributes:
+        query: the learned query before its norm and projection, `[d_q]`.
+        query_norm: LayerNorm of the query, or None.
+        query_weight, query_bias: projection, `[d_p, d_q]` and `[d_p]`; None where the query is used as it is.
+        token_norm: the pooler's own LayerNorm of the tokens, or None.
+        key_weight, key_bias, value_weight, value_bias: `[d_p, d]` and `[d_p]`, biases may be None.
+        out_weight, out_bias: `W_o`, `[d_p, d_p]` and `[d_p]`.
+        num_heads: number of heads.
+        mlp: what follows the attention, or None.
+        num_skipped: tokens in front that the pooler does not see.
+    """
+
+    query: Tensor
+    query_norm: Norm | None
+    query_weight: Tensor | None
+    query_bias: Tensor | None
+    token_norm: Norm | None
+    key_weight: Tensor
+    key_bias: Tensor | None
+    value_weight: Tensor
+    value_bias: Tensor | None
+    out_weight: Tensor
+    out_bias: Tensor | None
+    num_heads: int
+    mlp: PoolerMlp | None = None
+    num_skipped: int = 0
+
+    def heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The query of every head, `[B, h, 1, d_h]`, and its keys and values, `[B, h, m, d_h]`.
+
+        Args:
+            tokens: all of a layer's tokens, `[B, n, d]`; the pooler sees `m = n - num_skipped` of them.
+        """
+        tokens = tokens[:, self.num_skipped :]
+        if self.token_norm is not None:
+            tokens = self.token_norm(tokens)
+        query = self.query if self.query_norm is None else self.query_norm(self.query)
+        if self.query_weight is not None:
+            query = F.linear(query, self.query_weight, self.query_bias)
+        q = query.view(1, self.num_heads, 1, -1).expand(len(tokens), -1, -1, -1)
+        k = F.linear(tokens, self.key_weight, self.key_bias)
+        v = F.linear(tokens, self.value_weight, self.value_bias)
+        return q, *(t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (k, v))  # type: ignore[return-value]
+
+    def mix(self, context: Tensor) -> Tensor:
+        """`o` `[B, r, d_p]` from the heads' outputs `[B, h, r, d_h]` for r queries."""
+        return F.linear(context.transpose(1, 2).flatten(2), self.out_weight, self.out_bias)
+
+    def attend(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """`o` `[B, d_p]` and the heads' values `[B, h, m, d_h]`, from all of a layer's tokens `[B, n, d]`."""
+        q, k, v = self.heads(tokens)
+        return self.mix(F.scaled_dot_product_attention(q, k, v))[:, 0], v
+
+    def transform(self, attended: Tensor) -> Tensor:
+        """The pooled token `[..., d_p]` from `o` `[..., d_p]`."""
+        return attended if self.mlp is None else self.mlp(attended)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """The pooled token `[B, d_p]` of all of a layer's tokens `[B, n, d]`."""
+        return self.transform(self.attend(tokens)[0])
+
+
+@dataclass(frozen=True)
 class Head:
     """What turns a pooled token into an embedding: the final LayerNorm and the projection.
 
@@ -144,11 +242,13 @@ class Head:
         norm: final LayerNorm, or None.
         weight: projection, `[D, d]`, or None where the embedding is the token itself.
         bias: `[D]`, or None.
+        cosine: whether a layer's score is the cosine of embedding and prompt, or their plain product (a logit).
     """
 
     norm: Norm | None
     weight: Tensor | None
     bias: Tensor | None = None
+    cosine: bool = True
 
     def __call__(self, token: Tensor) -> Tensor:
         """Embedding, not normalised, `[..., D]`, of tokens `[..., d]`."""
@@ -158,8 +258,18 @@ class Head:
         """The projection alone, `[..., D]`, of tokens `[..., d]`."""
         return token if self.weight is None else F.linear(token, self.weight, self.bias)
 
+    def scores(self, token: Tensor, prompts: Tensor) -> Tensor:
+        """`<normalize(head(token)), prompt>` (not normalised without `cosine`), `[B, P]`; differentiable.
+
+        Args:
+            token: one token per image, `[B, d]`.
+            prompts: `[B, P, D]`.
+        """
+        embedding = F.normalize(self(token), dim=-1) if self.cosine else self(token)
+        return (embedding[:, None] * prompts).sum(-1)
+
     def gradient(self, token: Tensor, prompts: Tensor) -> Tensor:
-        """Gradient of `<normalize(head(token)), prompt>` with respect to the token.
+        """Gradient of `scores` with respect to the token.
 
         Args:
             token: one token per image, `[B, d]`.
@@ -172,14 +282,17 @@ class Head:
             normed = token
         else:
             normed, mean, rstd = self.norm.statistics(token)
-        embedding = self.project(normed)
-        length = embedding.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        unit = (embedding / length)[:, None]
-        grad = (prompts - (prompts * unit).sum(-1, keepdim=True) * unit) / length[:, None]
+        grad = prompts
+        if self.cosine:
+            embedding = self.project(normed)
+            length = embedding.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            unit = (embedding / length)[:, None]
+            grad = (prompts - (prompts * unit).sum(-1, keepdim=True) * unit) / length[:, None]
         if self.weight is not None:
             grad = grad @ self.weight
         if self.norm is not None:
-            grad = self.norm.gradient(((token - mean) * rstd)[:, None], rstd[:, None], grad)
+            # the norm overwrites its gradient, which may still be the caller's prompts
+            grad = self.norm.gradient(((token - mean) * rstd)[:, None], rstd[:, None], grad.clone())
         return grad
 
 
@@ -195,7 +308,10 @@ class VisionTransformer:
         patch_size: side of a patch in pixels.
         num_prefix_tokens: tokens in front of the patches (class token, registers), 0 or more.
         pool: how the model itself pools its last tokens: "cls" takes token 0, "mean" the mean of the patch tokens.
-        norm_before_pool: whether the final LayerNorm is applied to the tokens before that mean, or to the mean.
+        norm_before_pool: whether the final LayerNorm is applied to the tokens before they are pooled, or to the pooled.
+        pooler: an attentional pooler, which then pools instead of `pool`; None for none.
+        empty_prompt: the embedding `[D]` of a prompt that names nothing ("a photo of a"), for the correction of models
+            that pool by attention; None for none.
     """
 
     embed: Callable[[Tensor], Tensor]
@@ -205,6 +321,8 @@ class VisionTransformer:
     num_prefix_tokens: int = 1
     pool: Literal["cls", "mean"] = "cls"
     norm_before_pool: bool = True
+    pooler: AttentionPooler | None = None
+    empty_prompt: Tensor | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -217,8 +335,15 @@ class VisionTransformer:
     @property
     def embed_dim(self) -> int:
         """Size D of the embeddings."""
-        weight = self.blocks[0].out_weight if self.head.weight is None else self.head.weight
-        return weight.shape[0]
+        if self.head.weight is not None:
+            return self.head.weight.shape[0]
+        return (self.blocks[0] if self.pooler is None else self.pooler).out_weight.shape[0]
+
+    @property
+    def layer_head(self) -> Head:
+        """What turns a layer's pooled token into the embedding of its score. With a pooler it is the projection alone:
+        the LeGrad paper's released code leaves the final LayerNorm out there, on every layer."""
+        return self.head if self.pooler is None else replace(self.head, norm=None)
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:
         """Rows and columns of patches in pixels `[B, 3, h, w]`."""
@@ -226,7 +351,12 @@ class VisionTransformer:
 
     def embedding(self, tokens: Tensor) -> Tensor:
         """The model's own unit-norm image embedding `[B, D]` from the last block's output `[B, n, d]`."""
-        if self.pool == "cls":
+        if self.pooler is not None:
+            if self.norm_before_pool and self.head.norm is not None:
+                pooled = self.head.project(self.pooler(self.head.norm(tokens)))
+            else:
+                pooled = self.head(self.pooler(tokens))
+        elif self.pool == "cls":
             pooled = self.head(tokens[:, 0])
         elif self.norm_before_pool and self.head.norm is not None:
             pooled = self.head.project(self.head.norm(tokens[:, self.num_prefix_tokens :]).mean(1))

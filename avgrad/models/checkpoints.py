@@ -248,10 +248,27 @@ def check_layout(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[in
             )
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The metadata of a safetensors file; nothing for other files, which `read_checkpoint` checks."""
+def read_configuration(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[int] | None]:
+    """What the metadata of a safetensors file say of the model's shape, as `scenes.train` writes them.
+
+    Returns:
+        Configuration keywords, and the CLIP token ids of a trimmed vocabulary; `{}` and None where a file says nothing.
+
+    Raises:
+        CheckpointError: the metadata are not what is expected.
+    """
+    path = Path(path)
+    if not path.is_file():  # said by `read_checkpoint`
+        return {}, None
     try:
         with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError):
-        return {}
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError):  # not a safetensors file
+        return {}, None
+    try:
+        config, vocabulary = json.loads(metadata.get("config", "{}")), json.loads(metadata.get("vocabulary", "null"))
+    except ValueError:
+        config, vocabulary = None, None
+    if not isinstance(config, dict) or not (vocabulary is None or isinstance(vocabulary, list)):
+        raise CheckpointError(f"the metadata of {path} describe no ImageBind model; {ACCEPTED}")
+    return config, vocabulary

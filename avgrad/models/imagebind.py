@@ -5,7 +5,6 @@ Written from the paper and the layout of the published checkpoint, which loads k
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from avgrad.encoders.image import Preprocess
 from avgrad.encoders.text import tokenize
 from avgrad.engine.vit import Head, VisionTransformer
 from avgrad.media import open_audio
-from avgrad.models.checkpoints import CheckpointError, check_layout, read_checkpoint, read_metadata
+from avgrad.models.checkpoints import CheckpointError, check_layout, read_checkpoint, read_configuration
 from avgrad.models.towers import (
     EPS,
     AudioStem,
@@ -154,10 +153,14 @@ class ImageBind(nn.Module):
             CheckpointError: there is no such file, it is no checkpoint, or a tensor is missing or has another shape
                 than the configuration asks for.
         """
-        metadata = read_metadata(path)
-        config = {**json.loads(metadata.get("config", "{}")), **config}
-        vocabulary = json.loads(metadata.get("vocabulary", "null"))
-        model = cls(ImageBindConfig.from_names(config), towers, name, vocabulary)
+        stored, vocabulary = read_configuration(path)
+        try:
+            shape = ImageBindConfig.from_names({**stored, **config})
+        except TypeError as error:
+            if set(stored) <= set(config):  # the caller's own mistake
+                raise
+            raise CheckpointError(f"the metadata of {path} describe another model: {error}") from None
+        model = cls(shape, towers, name, vocabulary)
         model.load_state_dict(read_checkpoint(path, model.shapes, dtype, device), assign=True)
         return model.eval().requires_grad_(False)
 
@@ -195,7 +198,7 @@ class ImageBind(nn.Module):
         return cls.from_state_dict({key: value.detach() for key, value in state.items()}, towers=towers, **config)
 
     def initialize(self, generator: torch.Generator) -> ImageBind:
-        """Gives every parameter memory and a random value (for training from scratch): the same seed, the same model."""
+        """Gives every parameter memory and a random value, for training: the same generator, the same model."""
         self.to_empty(device="cpu")
         with torch.no_grad():
             for name, tensor in self.state_dict().items():

@@ -48,7 +48,7 @@ class OpenClip:
 
             tokenizer = SimpleTokenizer()
         self.name, self.model, self.tokenizer = name, model.eval().requires_grad_(False), tokenizer
-        self.vision = vision_view(model.visual, name)
+        self.vision = vision_view(model.get_submodule("visual"), name)
         self.preprocess = _preprocess(model.visual, self.vision.patch_size)
 
     @classmethod
@@ -97,7 +97,7 @@ class OpenClip:
             )
         except UnsupportedModelError:
             raise
-        except Exception as error:  # open_clip, its hub and torch raise many kinds; all mean that the weights are not here
+        except Exception as error:  # open_clip, its hub and torch raise many kinds, all for missing weights
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CheckpointError(f"the weights of {name} could not be loaded: {reason}") from error
         return cls(model.to(dtype), open_clip.get_tokenizer(architecture), name)
@@ -257,8 +257,8 @@ def pretrained() -> dict[str, dict[str, bool]]:
 def _is_expressible(config: dict[str, Any]) -> bool:
     """Whether `vision_view` would take the model, told from its configuration, without building it."""
     vision = config.get("vision_cfg", {})
-    special = ("timm_model_name", "attentional_pool", "block_type", "qk_norm", "scaled_cosine_attn", "scale_heads")
-    special += ("scale_attn_inner", "scale_attn", "scale_fc", "norm_kwargs", "act_kwargs")
+    special = ["timm_model_name", "attentional_pool", "block_type", "qk_norm", "scaled_cosine_attn", "scale_heads"]
+    special += ["scale_attn_inner", "scale_attn", "scale_fc", "norm_kwargs", "act_kwargs"]
     # text towers of Hugging Face need the transformers library, which avgrad does not install
     foreign = config.get("text_cfg", {}).get("hf_model_name")
     return isinstance(vision.get("layers"), int) and not foreign and not any(vision.get(name) for name in special)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from avgrad.engine.vit import UnsupportedModelError
-from avgrad.models.checkpoints import CheckpointError, checkpoint_path
+from avgrad.models.checkpoints import checkpoint_path
 
 if TYPE_CHECKING:
     from avgrad.models.imagebind import ImageBind
@@ -82,6 +82,8 @@ def available() -> list[Entry]:
     for architecture, tags in pretrained().items():
         here = [tag for tag, is_here in tags.items() if is_here]
         there = [tag for tag, is_here in tags.items() if not is_here]
-        states = [f"here: {', '.join(here)}"] * bool(here) + [f"fetched when first used: {', '.join(there)}"] * bool(there)
+        states = [f"here: {', '.join(here)}"] if here else []
+        if there:
+            states.append(f"fetched when first used: {', '.join(there)}")
         entries.append(Entry(f"open_clip:{architecture}/...", ("text",), "; ".join(states)))
     return entries

@@ -5,7 +5,6 @@ Modules bear the names of the published checkpoint, so that `ImageBind.state_dic
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -167,11 +166,11 @@ class VisionStem(nn.Module):
 
     def __init__(self, config: ImageBindConfig) -> None:
         super().__init__()
-        width, (frames, *patch) = config.vision_embed_dim, config.kernel_size
-        self.patch_size = patch[0]
+        width, kernel = config.vision_embed_dim, config.kernel_size
+        self.patch_size = kernel[-1]
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embedding_helper = Positions((config.image_size // self.patch_size) ** 2, width)
-        convolution = nn.Conv3d(3, width, kernel_size=(frames, *patch), stride=(frames, *patch), bias=False)
+        convolution = nn.Conv3d(3, width, kernel_size=kernel, stride=kernel, bias=False)
         self.rgbt_stem = nn.ModuleDict({"proj": nn.Sequential(nn.Identity(), convolution)})
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -211,7 +210,9 @@ class TextStem(nn.Module):
         super().__init__()
         length = config.text_context_length
         self.pos_embed = nn.Parameter(torch.empty(1, length, config.text_embed_dim))
-        self.token_embedding = nn.Embedding(config.text_vocab_size, config.text_embed_dim)
+        # (the plain constructor draws random numbers, for which torch on the meta device imports its compiler)
+        table = torch.empty(config.text_vocab_size, config.text_embed_dim)
+        self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)
         # a part of the checkpoint; attention is told to be causal instead
         self.register_buffer("mask", torch.empty(length, length))
 

@@ -56,7 +56,7 @@ def picture(seed: int, index: int, size: int, domain: str = "train") -> tuple[ND
 
 
 def close_up(seed: int, index: int, size: int, domain: str = "train") -> tuple[NDArray[Any], NDArray[Any]]:
-    """A picture of one thing, as large as in a scene of twice the width: uint8 `[3/8 size, 3/8 size, 3]`, and its kind."""
+    """One thing at the scale it has in a scene of 3/4 size: uint8 `[3/8 size, 3/8 size, 3]`, and its kind."""
     rng = scene_rng(f"{domain} close-ups", seed, index)
     scene = draw_scene(rng, size * 3 // 8, num_things=1, kinds=[index % len(KINDS)], zoom=4.0)
     return scene.image, np.array(index % len(KINDS))

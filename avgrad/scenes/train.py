@@ -49,8 +49,7 @@ SHAPE: dict[str, Any] = {
     "text_context_length": 24,
 }
 CLOSE_UP_SIZE = SHAPE["image_size"] * 3 // 8
-PROMPTS_PER_KIND = {"sounds": 2, "speech": 2, "texts": 2}
-ANCHOR_WEIGHT = 0.1
+PROMPTS_PER_KIND = {"sounds": 2, "speech": 3, "texts": 2}
 SAVE_EVERY = 250  # steps
 
 
@@ -91,7 +90,7 @@ class Trainer(nn.Module):
             kinds = batch[f"{name}_kinds"]
             logits = scale * images @ prompts.T + self.bias
             losses.append(F.binary_cross_entropy_with_logits(logits, batch["labels"][:, kinds]))
-            losses.append(ANCHOR_WEIGHT * F.cross_entropy(scale * prompts @ anchors.T, kinds))
+            losses.append(F.cross_entropy(scale * prompts @ anchors.T, kinds))
         return torch.stack(losses).mean()
 
 
@@ -145,7 +144,7 @@ def _vary(mels: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def picture_size(step: int, steps: int, near: float, fine: float) -> int:
-    """Close-ups of one thing first, which teach the kinds in a fraction of the time; scenes at 3/4 size; at full size."""
+    """Close-ups first, which teach the kinds in a fraction of the time; then scenes at 3/4, last at full size."""
     if step < near * steps:
         return CLOSE_UP_SIZE
     full: int = SHAPE["image_size"]
@@ -185,11 +184,12 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on where it stopped.")],
     pictures: Annotated[int, typer.Option(help="Pictures in the pool.")] = 73_728,
+    close_ups: Annotated[int, typer.Option(help="Close-ups of one thing in the pool.")] = 98_304,
     prompts: Annotated[int, typer.Option(help="Sounds, and spoken names, in the pool.")] = 16_384,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 3_600,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 3_400,
     batch: Annotated[int, typer.Option(help="Pictures in a step.")] = 64,
-    near: Annotated[float, typer.Option(help="Share of the steps, at the start, on close-ups.")] = 0.14,
-    fine: Annotated[float, typer.Option(help="Share of the steps, at the end, at full size; before, at 3/4.")] = 0.2,
+    near: Annotated[float, typer.Option(help="Share of the steps, at the start, on close-ups.")] = 0.36,
+    fine: Annotated[float, typer.Option(help="Share of the steps, at the end, at full size; before, at 3/4.")] = 0.18,
     peak: Annotated[float, typer.Option(help="Largest learning rate.")] = 1.5e-3,
     seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -197,7 +197,7 @@ def train(
     evaluate_every: Annotated[int, typer.Option(help="Steps between held-out figures.")] = 300,
 ) -> None:
     """Trains avgrad-mini; writes OUT/mini.safetensors and OUT/log.jsonl."""
-    counts = {"pictures": pictures, "close_ups": pictures // 2, "sounds": prompts, "speech": prompts}
+    counts = {"pictures": pictures, "close_ups": close_ups, "sounds": prompts, "speech": prompts}
     pool = make_pool(out / "pool", counts, seed, SHAPE["image_size"], workers)
     trainer = Trainer(seed).to(device)
     batches = Batches(pool, trainer.model, batch, seed)

@@ -1,0 +1,103 @@
+"""The first minute: looks for sounds, spoken words and texts in the sample scenes, and shows what was found."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+from PIL import Image
+from tqdm import tqdm
+
+from avgrad.demo.answers import Look, look
+from avgrad.demo.page import page
+from avgrad.demo.pictures import gallery, strip
+from avgrad.localizer import Localizer
+from avgrad.models.registry import load
+from avgrad.scenes.samples import Sample, SampleThing, samples
+
+__all__ = ["Demo", "run"]
+
+
+class Demo(NamedTuple):
+    """What a demo wrote and saw.
+
+    Attributes:
+        page: the page (HTML, self-contained).
+        gallery: the montage (PNG).
+        strips: a PNG for each scene.
+        looks: the scenes with their answers.
+        seconds: what all of it took, without the start of Python.
+    """
+
+    page: Path
+    gallery: Path
+    strips: tuple[Path, ...]
+    looks: tuple[Look, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        """What to say at the end, and what to try next."""
+        answers = [answer for look in self.looks for answer in look.answers]
+        hits = sum(bool(answer.on_thing) for answer in answers)
+        return (
+            f"{len(answers)} prompts by sound, speech and text in {len(self.looks)} scenes, in {self.seconds:.1f} s: "
+            f"the hottest pixel is on the thing for {hits}; mean IoU {mean(answer.iou or 0 for answer in answers):.2f}\n"
+            f"\nthe page:     {self.page}\nthe pictures: {self.gallery}, {self.strips[0].name} to {self.strips[-1].name}\n"
+            "\nwhat to try next:\n"
+            '  avgrad localize PHOTO --text "a dog"    looks in a picture of yours; mini knows drawings like these only\n'
+            "  avgrad download imagebind_huge          fetches ImageBind, which knows the real world"
+        )
+
+
+def run(out: str | os.PathLike[str], progress: bool = True) -> Demo:
+    """Localizes prompts of all modalities in the sample scenes with the bundled model, and writes a page and pictures.
+
+    Args:
+        out: folder for `index.html`, `gallery.png` and `scene_N.png`; made where it is missing.
+        progress: whether to show a progress bar.
+
+    Raises:
+        CheckpointError: the bundled model is missing or damaged.
+        OSError: the folder cannot be made or written to.
+    """
+    start = time.perf_counter()
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    localizer = Localizer(load("mini"))
+    scenes = samples()
+    looks, strips = [], []
+    for number, sample in enumerate(tqdm(scenes, desc="looking", unit="scene", disable=not progress, leave=False)):
+        looks.append(look(localizer, sample, _absent(scenes, number), number))
+        strips.append(_save(folder / f"scene_{number + 1}.png", strip(looks[-1])))
+    montage = _save(folder / "gallery.png", gallery(looks))
+    seconds = time.perf_counter() - start
+    document = page(looks, seconds)
+    written = _write(folder / "index.html", document.encode())
+    return Demo(written, montage, tuple(strips), tuple(looks), time.perf_counter() - start)
+
+
+def _absent(scenes: tuple[Sample, ...], number: int) -> SampleThing:
+    """A thing of another scene whose kind is not in scene `number`."""
+    here = {thing.kind for thing in scenes[number].things}
+    others = scenes[number + 1 :] + scenes[:number]
+    return next(thing for scene in others for thing in scene.things if thing.kind not in here)
+
+
+def _save(path: Path, picture: Image.Image) -> Path:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return _write(path, stream.getvalue())
+
+
+def _write(path: Path, content: bytes) -> Path:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

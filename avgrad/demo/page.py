@@ -1,0 +1,252 @@
+"""The demo's page: one HTML file with everything in it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from statistics import mean
+
+from PIL import Image
+
+from avgrad.demo.answers import MODALITIES, Answer, Look
+from avgrad.demo.pictures import THINGS, answer_picture, log_mel_picture, truth_picture
+
+_BY = {"audio": "heard", "speech": "said", "text": "written"}
+_PROMPTS = {"audio": "Sounds", "speech": "Spoken phrases", "text": "Texts"}
+
+_STYLE = """
+:root { color-scheme: light dark; --paper: #f6f7f9; --card: #fff; --ink: #181b20; --faint: #5d6570; --line: #dde1e7;
+  --accent: #0b6bcb; --good: #11734a; --bad: #a33a12; --truth: #d600a8; }
+@media (prefers-color-scheme: dark) { :root { --paper: #111418; --card: #1a1f25; --ink: #e8eaee; --faint: #a0a9b5;
+  --line: #2e353e; --accent: #6db3ff; --good: #5cd39b; --bad: #ff9a6c; --truth: #ff5fdc; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 1440px; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
+h1 { font-size: clamp(1.7rem, 4.2vw, 2.7rem); line-height: 1.15; letter-spacing: -.02em; margin: 0 0 .8rem;
+  text-wrap: balance; }
+h2 { font-size: 1.5rem; margin: 0; letter-spacing: -.01em; }
+h3 { font-size: 1.1rem; margin: 0 0 .5rem; display: flex; align-items: center; gap: .5rem; }
+h3 i { width: .8rem; height: .8rem; border-radius: 50%; background: var(--thing); }
+p { margin: 0 0 .8rem; max-width: 46rem; }
+.lead { font-size: 1.1rem; color: var(--faint); }
+.key { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; padding: 0; margin: 1.2rem 0 0; list-style: none;
+  color: var(--faint); font-size: .92rem; }
+.key svg { vertical-align: -.1em; margin-right: .45rem; }
+.table { overflow-x: auto; margin: 1.4rem 0; }
+table { border-collapse: collapse; background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
+th, td { padding: .45rem .9rem; text-align: right; font-variant-numeric: tabular-nums; }
+th { font-size: .85rem; font-weight: 600; color: var(--faint); }
+th:first-child, td:first-child { text-align: left; }
+tr + tr td { border-top: 1px solid var(--line); }
+section { display: grid; grid-template-columns: minmax(230px, 330px) minmax(0, 1fr); gap: 1.6rem; margin-top: 3rem;
+  padding-top: 2rem; border-top: 1px solid var(--line); }
+.scene { position: sticky; top: 1rem; align-self: start; display: grid; gap: .8rem; }
+.scene p { margin: .2rem 0 0; color: var(--faint); }
+img { display: block; max-width: 100%; height: auto; border-radius: 8px; }
+figure { margin: 0; }
+figcaption { font-size: .88rem; color: var(--faint); }
+.scene figcaption { margin-top: .3rem; }
+.thing + .thing, .absent { margin-top: 1.6rem; }
+.row { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 1rem; }
+.answer { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: .6rem; min-width: 0; }
+.answer figcaption { display: grid; gap: .4rem; padding: .55rem .2rem .1rem; min-width: 0; }
+.answer .mel { width: 100%; height: 44px; border-radius: 6px; }
+.answer audio { width: 100%; height: 34px; display: block; }
+.asked { margin: 0; color: var(--ink); font-size: .98rem; overflow-wrap: anywhere; }
+.asked b { font-size: .7rem; text-transform: uppercase; letter-spacing: .07em; color: var(--accent);
+  margin-right: .35rem; }
+.written .asked q { font-size: 1.15rem; }
+.figures { margin: 0; display: flex; flex-wrap: wrap; gap: .1rem .9rem; font-variant-numeric: tabular-nums; }
+.figures b { color: var(--ink); }
+.good { color: var(--good); } .bad { color: var(--bad); }
+.absent .answer { display: grid; grid-template-columns: minmax(110px, 200px) minmax(0, 30rem); gap: 1rem;
+  border-style: dashed; }
+.absent .answer > img { filter: grayscale(.75); }
+.absent .answer figcaption { align-content: center; }
+.next { margin-top: 3.5rem; padding-top: 2rem; border-top: 1px solid var(--line); }
+dl { margin: 1rem 0; }
+dt { margin-top: 1rem; }
+dd { margin: .3rem 0 0; }
+pre { margin: 0; padding: .7rem .9rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  overflow-x: auto; font: .9rem/1.4 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .92em; }
+@media (max-width: 900px) { section { grid-template-columns: minmax(0, 1fr); }
+  .scene { position: static; grid-template-columns: 1fr 1fr; } .scene header { grid-column: 1 / -1; } }
+@media (max-width: 600px) { main { padding: 1.4rem 1rem 3rem; } .row { grid-template-columns: minmax(0, 1fr); gap: .7rem; }
+  .answer { display: grid; grid-template-columns: 42% minmax(0, 1fr); gap: .7rem; }
+  .answer figcaption { padding: 0; align-content: start; }
+  .absent .answer { grid-template-columns: 42% minmax(0, 1fr); }
+  th, td { padding: .4rem .55rem; } }
+"""
+
+_KEY = """<ul class="key">
+<li><svg width="26" height="10" aria-hidden="true"><rect width="26" height="10" rx="2" fill="#222"/><path d="M2 5h22"
+stroke="#fff" stroke-width="2.5"/></svg>the mask found: where the heatmap is above 0.5</li>
+<li><svg width="26" height="10" aria-hidden="true"><path d="M0 5h26" stroke="var(--truth)" stroke-width="3"
+stroke-dasharray="6 4"/></svg>the true outline, which the model never saw</li>
+<li><b>score</b>&ensp;cosine similarity of picture and prompt</li>
+<li><b>IoU</b>&ensp;how far the found and the true mask agree, from 0 to 1</li>
+</ul>"""
+
+_NEXT = """<div class="next"><h2>What to try next</h2>
+<dl>
+<dt>Words in a picture of your own (mini knows only drawings like these; the next line is for photographs):</dt>
+<dd><pre>avgrad localize PHOTO --text "a dog" --audio SOUND.wav</pre></dd>
+<dt>The real world: ImageBind, whose weights are CC-BY-NC 4.0, not for commercial use:</dt>
+<dd><pre>avgrad download imagebind_huge</pre></dd>
+<dt>The same from Python:</dt>
+<dd><pre>import avgrad
+
+localizer = avgrad.Localizer("mini")
+localizer.set_image("street.jpg")
+result = localizer.localize(audio="siren.wav", text=["a drum", "a bell"])
+result.overlay(0).show()</pre></dd>
+</dl></div>"""
+
+
+def page(looks: Sequence[Look], seconds: float) -> str:
+    """The page.
+
+    Args:
+        looks: the scenes with their answers.
+        seconds: what making them took.
+
+    Returns:
+        HTML without anything from elsewhere: pictures and sounds are data: URIs.
+    """
+    answers = [answer for look in looks for answer in look.answers]
+    lead = (
+        f"{len(answers) + len(looks)} prompts, {len(looks)} made-up scenes, one small model ({looks[0].result.model}), "
+        f"{seconds:.0f} seconds. Each heatmap is the model's answer to a sound, to a spoken phrase or to a text; it was "
+        "trained on which things are in a scene, and never told where."
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>avgrad demo</title>
+<style>{_STYLE}</style>
+</head>
+<body><main>
+<header>
+<h1>Where in this picture is the thing that I hear, say or write?</h1>
+<p class="lead">{escape(lead)}</p>
+{_table(looks)}
+{_KEY}
+</header>
+{"".join(_section(look) for look in looks)}
+{_NEXT}
+</main></body>
+</html>
+"""
+
+
+def _table(looks: Sequence[Look]) -> str:
+    """How good the answers are, a line for each modality."""
+    lines = []
+    for modality in MODALITIES:
+        answers = [answer for look in looks for answer in look.answers if answer.modality == modality]
+        absent = [look.absent.score for look in looks if look.absent.modality == modality]
+        cells = (
+            _PROMPTS[modality],
+            str(len(answers)),
+            f"{sum(bool(answer.on_thing) for answer in answers)}",
+            f"{mean(answer.iou or 0.0 for answer in answers):.2f}",
+            f"{mean(answer.score for answer in answers):.2f}",
+            f"{mean(absent):.2f}",
+        )
+        lines.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+    titles = ("Prompts", "asked", "hottest pixel on the thing", "mean IoU", "mean score", "score of absent things")
+    head = "".join(f"<th scope=\"col\">{title}</th>" for title in titles)
+    return f'<div class="table"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
+
+
+def _section(look: Look) -> str:
+    things = [_a(thing.kind) for thing in look.sample.things]
+    listed = " and ".join([", ".join(things[:-1]), things[-1]]) if len(things) > 1 else things[0]
+    rows = []
+    for thing, colour in zip(look.sample.things, THINGS, strict=False):
+        tiles = "".join(_tile(look, look.answer(thing, modality)) for modality in MODALITIES)
+        style = f"--thing: rgb{colour}"
+        rows.append(
+            f'<div class="thing" style="{style}"><h3><i></i>{escape(thing.kind)}</h3><div class="row">{tiles}</div></div>'
+        )
+    return f"""<section>
+<div class="scene">
+<header><h2>{escape(look.sample.title)}</h2><p>{escape(listed[0].upper() + listed[1:])}.</p></header>
+<figure>{_image(look.result.image, f"The scene: {listed}.")}<figcaption>the scene</figcaption></figure>
+<figure>{_image(truth_picture(look), f"True masks of {listed}.")}<figcaption>the true masks</figcaption></figure>
+</div>
+<div>
+{"".join(rows)}
+{_absent(look)}
+</div>
+</section>
+"""
+
+
+def _tile(look: Look, answer: Answer) -> str:
+    where = "on" if answer.on_thing else "beside"
+    alt = (
+        f"Heatmap of {answer.words}: the mask found overlaps the {answer.thing.kind} with an IoU of {answer.iou:.2f}, "
+        f"the hottest pixel is {where} it."
+    )
+    verdict = f'<span class="{"good" if answer.on_thing else "bad"}">hottest {where} the {escape(answer.thing.kind)}</span>'
+    return f"""<figure class="answer {_BY[answer.modality]}">{_image(answer_picture(look, answer), alt)}
+<figcaption>{_asked(answer)}
+<p class="figures"><span>score <b>{answer.score:.2f}</b></span><span>IoU <b>{answer.iou:.2f}</b></span>{verdict}</p>
+</figcaption></figure>"""
+
+
+def _absent(look: Look) -> str:
+    """The prompt for what is not there, and what its score tells beside those of what is."""
+    answer = look.absent
+    present = [other.score for other in look.answers if other.modality == answer.modality]
+    below = sum(answer.score < score for score in present)
+    compared = (
+        f"lower than all {len(present)} of what is there"
+        if below == len(present)
+        else f"lower than {below} of the {len(present)} of what is there"
+    )
+    alt = f"Heatmap of {answer.words}, which is not in the scene."
+    return f"""<div class="absent"><h3>Not in this picture: {escape(_a(answer.thing.kind))}</h3>
+<figure class="answer {_BY[answer.modality]}">{_image(answer_picture(look, answer), alt)}
+<figcaption>{_asked(answer)}
+<p class="figures"><span>score <b>{answer.score:.2f}</b>, {compared}</span></p>
+<span>A heatmap always has a hottest place. Whether the thing is there at all is what the score tells.</span>
+</figcaption></figure></div>"""
+
+
+def _asked(answer: Answer) -> str:
+    """The prompt: its words, and the sound with its picture."""
+    words = escape(answer.words) if answer.modality == "audio" else f"<q>{escape(answer.words)}</q>"
+    asked = f'<p class="asked"><b>{_BY[answer.modality]}</b>{words}</p>'
+    if answer.modality == "text":
+        return asked
+    sound = answer.thing.sound if answer.modality == "audio" else answer.thing.speech
+    mel = _image(log_mel_picture(sound, (320, 64)), f"Log-mel spectrogram of {answer.words}.", "mel")
+    return f'{asked}{mel}<audio controls preload="metadata" src="{_audio(sound)}"></audio>'
+
+
+def _a(noun: str) -> str:
+    return noun if noun == "rain" else f"a {noun}"
+
+
+def _image(picture: Image.Image, alt: str, style: str = "") -> str:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=86)
+    data = base64.b64encode(stream.getvalue()).decode()
+    name = f' class="{style}"' if style else ""
+    return (
+        f'<img{name} src="data:image/jpeg;base64,{data}" alt="{escape(alt)}" '
+        f'width="{picture.width}" height="{picture.height}">'
+    )
+
+
+def _audio(sound: Path) -> str:
+    return f"data:audio/ogg;base64,{base64.b64encode(sound.read_bytes()).decode()}"

@@ -1,0 +1,193 @@
+"""Sample scenes that ship with the package: pictures with exact masks, and the sounds and spoken names of what is in them.
+
+`python -m avgrad.scenes.samples --build` makes the files anew, the same to the last byte by the same libraries.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from avgrad.scenes.kinds import KINDS, kind_index
+from avgrad.scenes.pictures import Scene, draw_scene, scene_rng
+from avgrad.scenes.sounds import SAMPLE_RATE, mix_sound
+from avgrad.scenes.speech import spoken
+
+SAMPLES = Path(__file__).parent / "samples"
+SIZE = 384
+
+_JPEG_QUALITY = 92
+_OPUS_BITS_PER_SECOND = 24_000
+# for people who open a mask; programs read the numbers
+_PALETTE = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167))
+
+
+class _Plan(NamedTuple):
+    """A sample's title, the kinds in it, and which of the series' pictures of these kinds it is."""
+
+    title: str
+    kinds: tuple[str, ...]
+    draw: int
+
+
+_PLANS = (
+    _Plan("Band practice", ("dog", "drum", "guitar"), 5),
+    _Plan("Before the storm", ("bird", "bee", "rain"), 13),
+    _Plan("Emergency call", ("car", "siren", "telephone"), 23),
+    _Plan("The last train", ("train", "bell", "clock"), 8),
+    _Plan("The cat answers", ("cat", "piano", "telephone"), 18),
+    _Plan("Mountain rescue", ("helicopter", "rain", "siren"), 12),
+    _Plan("Early in the morning", ("frog", "bird"), 16),
+    _Plan("Autumn concert", ("piano", "bell", "drum", "guitar"), 6),
+)
+
+
+class SampleThing(NamedTuple):
+    """A thing in a sample scene, and prompts for it.
+
+    Attributes:
+        kind: its name in `KINDS`.
+        sound: Ogg Opus file, 3 to 4 seconds, mono, 16 kHz: its sound, with noise and sometimes other sounds.
+        speech: Ogg Opus file, mono, 16 kHz: its name in a phrase, by a voice that the bundled model never heard.
+        phrase: the words of `speech`.
+        text: other words for it.
+        masks: PNG file of the scene's masks: the pixels with `number` are this thing's.
+        number: 1 or more.
+    """
+
+    kind: str
+    sound: Path
+    speech: Path
+    phrase: str
+    text: str
+    masks: Path
+    number: int
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Where the thing is seen: bool [H, W]."""
+        with Image.open(self.masks) as labels:
+            return np.asarray(np.asarray(labels) == self.number)
+
+
+class Sample(NamedTuple):
+    """A sample scene: a title, a picture (JPEG file) and the things in it."""
+
+    title: str
+    image: Path
+    things: tuple[SampleThing, ...]
+
+
+def samples() -> tuple[Sample, ...]:
+    """The sample scenes, which together show every kind."""
+    index = json.loads((SAMPLES / "index.json").read_text(encoding="utf-8"))
+    return tuple(
+        Sample(
+            sample["title"],
+            SAMPLES / sample["image"],
+            tuple(
+                SampleThing(
+                    kind=thing["kind"],
+                    sound=SAMPLES / thing["sound"],
+                    speech=SAMPLES / thing["speech"],
+                    phrase=thing["phrase"],
+                    text=thing["text"],
+                    masks=SAMPLES / sample["masks"],
+                    number=number,
+                )
+                for number, thing in enumerate(sample["things"], start=1)
+            ),
+        )
+        for sample in index
+    )
+
+
+def draw_sample(index: int) -> Scene:
+    """Draws the picture of sample `index` as the generator makes it, before it is compressed."""
+    plan = _PLANS[index]
+    kinds = [kind_index(name) for name in plan.kinds]
+    return draw_scene(scene_rng("sample picture", index, plan.draw), SIZE, kinds=kinds)
+
+
+def build(folder: Path) -> None:
+    """Writes all samples into `folder`, in place of what is there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        partial.chmod(0o755)
+        index = [_build_sample(partial, number) for number in range(len(_PLANS))]
+        (partial / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _build_sample(folder: Path, index: int) -> dict[str, object]:
+    """Writes the files of one sample; returns its entry in the index."""
+    title = _PLANS[index].title
+    name = title.lower().replace(" ", "_")
+    scene = draw_sample(index)
+    Image.fromarray(scene.image).save(folder / f"{name}.jpg", quality=_JPEG_QUALITY)
+    labels = np.zeros((SIZE, SIZE), dtype=np.uint8)
+    for number, mask in enumerate(scene.masks, start=1):
+        labels[mask] = number
+    picture = Image.fromarray(labels).convert("P")
+    picture.putpalette([value for colour in _PALETTE for value in colour])
+    picture.save(folder / f"{name}_masks.png", optimize=True, bits=4)
+    things = [_build_thing(folder, f"{name}_{KINDS[kind].name}", index, kind) for kind in scene.kinds]
+    return {"title": title, "image": f"{name}.jpg", "masks": f"{name}_masks.png", "things": things}
+
+
+def _build_thing(folder: Path, name: str, index: int, kind: int) -> dict[str, str]:
+    rng = scene_rng("sample sound", index, kind)
+    others: Sequence[int] = rng.choice(len(KINDS), int(rng.integers(0, 3)), replace=False).tolist()
+    sound = mix_sound(kind, rng, rng.uniform(3, 4), [other for other in others if other != kind])
+    phrase = spoken(kind, scene_rng("sample speech", index, kind), "heldout")
+    for part, waveform in (("sound", sound), ("speech", phrase.waveform)):
+        (folder / f"{name}_{part}.ogg").write_bytes(_opus(waveform))
+    return {
+        "kind": KINDS[kind].name,
+        "sound": f"{name}_sound.ogg",
+        "speech": f"{name}_speech.ogg",
+        "phrase": phrase.phrase,
+        "text": f"the {KINDS[kind].synonyms[0]}",
+    }
+
+
+def _opus(waveform: NDArray[np.float32]) -> bytes:
+    """Encodes [samples] at 16 kHz as Ogg Opus. libsndfile would number the stream at random, so it is not used here."""
+    import av
+
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="ogg", options={"fflags": "+bitexact"}) as file:
+        track = file.add_stream("libopus", rate=SAMPLE_RATE, layout="mono", bit_rate=_OPUS_BITS_PER_SECOND)
+        track.codec_context.flags |= av.codec.context.Flags.bitexact
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform[None]), format="flt", layout="mono")
+        frame.sample_rate = SAMPLE_RATE
+        for piece in (frame, None):
+            file.mux(track.encode(piece))
+    return stream.getvalue()
+
+
+def main() -> None:
+    """Rebuilds the sample scenes."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m avgrad.scenes.samples", description=main.__doc__)
+    parser.add_argument("--build", action="store_true", required=True, help="draw, synthesise and compress them all")
+    parser.parse_args()
+    build(SAMPLES)
+
+
+if __name__ == "__main__":
+    main()
