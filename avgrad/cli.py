@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Runs the command; a user's mistake ends in one sentence and exit status 2."""
+    logging.disable(logging.ERROR)  # what other libraries log on the way; the sentence below says what matters
     try:
         app()
     except ValueError as error:
@@ -54,9 +56,15 @@ def localize(
     audio: Annotated[list[Path] | None, typer.Option(help="A sound to look for; may be given several times.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="Words to look for; may be given several times.")] = None,
     speech: Annotated[list[Path] | None, typer.Option(help="Recorded words to look for; several times.")] = None,
+    image_prompt: Annotated[
+        list[Path] | None, typer.Option("--image", help="A picture of what to look for; several times.")
+    ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="mini, imagebind_huge or open_clip:ARCHITECTURE/WEIGHTS. Default: imagebind_huge if here."),
+        typer.Option(
+            help="mini, imagebind_huge, open_clip:ARCHITECTURE/WEIGHTS or timm:NAME (its words are classes). "
+            "Default: imagebind_huge if here."
+        ),
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="File with the model's weights.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for overlays, heatmaps.npz and result.json.")] = Path("avgrad_out"),
@@ -74,9 +82,9 @@ def localize(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
 ) -> None:
-    """Looks for sounds, spoken words and texts in a picture; writes an overlay and a heatmap for each."""
-    if not (audio or text or speech):
-        raise typer.BadParameter("nothing to look for: give --audio FILE, --speech FILE or --text WORDS")
+    """Looks for sounds, spoken words, texts and pictures in a picture; writes an overlay and a heatmap for each."""
+    if not (audio or text or speech or image_prompt):
+        raise typer.BadParameter("nothing to look for: give --audio FILE, --speech FILE, --text WORDS or --image FILE")
     if out.exists() and not out.is_dir():
         raise typer.BadParameter(f"--out {out} is a file; a folder is expected")
     if pooling not in ("mean", "cls"):
@@ -119,7 +127,9 @@ def localize(
         raise typer.BadParameter(f"--layers {error}") from None
     localizer = Localizer(loaded, method=method, layers=which, pooling=pooling, size=size, keep=False)  # type: ignore[arg-type]
     localizer.set_image(image)
-    result = localizer.localize(audio=audio, text=text, speech=speech, templates=template or ("{}",))
+    result = localizer.localize(
+        audio=audio, text=text, speech=speech, image_prompts=image_prompt, templates=template or ("{}",)
+    )
     result.seconds.update(seconds)
     try:
         result.save(out, image=str(image), device=device, dtype=dtype, peak_memory_bytes=_peak_memory())

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -14,8 +14,15 @@ from torch import Tensor
 from avgrad.encoders.audio import log_mel_clips
 from avgrad.encoders.image import Preprocess
 from avgrad.encoders.text import encode_labels
-from avgrad.engine.attribute import METHODS, attribute, min_max, resolve_layers, upsample
-from avgrad.engine.legrad import LayerRecord, Pooling, explain, forward
+from avgrad.engine.attribute import (
+    METHODS,
+    attribute,
+    finish,
+    resolve_correction,
+    resolve_layers,
+    with_empty_prompt,
+)
+from avgrad.engine.legrad import Pooling, Record, explain, forward
 from avgrad.engine.vit import UnsupportedModelError, VisionTransformer
 from avgrad.localization import Localization
 from avgrad.media import MediaError, load_image, open_audio
@@ -41,10 +48,12 @@ class Model(Protocol):
     @property
     def vision(self) -> VisionTransformer: ...
     def encode_text(self, texts: Sequence[str]) -> Tensor: ...
+    def encode_image(self, pixels: Tensor) -> Tensor: ...
+    def pixels(self, image: Image.Image) -> Tensor: ...
 
 
 class Localizer:
-    """Finds things in a picture by their sound, their spoken name or a text.
+    """Finds things in a picture by their sound, their spoken name, a text or another picture.
 
     The picture's forward pass runs once, in `set_image`; each further prompt costs only its own explanation.
 
@@ -57,6 +66,8 @@ class Localizer:
             finds smaller things and takes longer.
         keep: keep what the forward pass left for later prompts (about `6 n d` numbers per layer for n tokens of
             width d). Without it, each call runs the forward pass again, in the memory of one layer.
+        correction: blank LeGrad maps where a prompt that names nothing is seen, as `avgrad.attribute` does: on for
+            models that pool by attention, unless None or 0 is given.
 
     Example:
         >>> import avgrad
@@ -74,6 +85,7 @@ class Localizer:
         pooling: Pooling = "mean",
         size: int | None = None,
         keep: bool = True,
+        correction: float | Literal["default"] | None = "default",
     ) -> None:
         if method not in METHODS:
             raise ValueError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
@@ -82,9 +94,10 @@ class Localizer:
         self.model: Model = load(model) if isinstance(model, str) else model
         self.method, self.pooling, self.size, self.keep = method, pooling, size, keep
         self.layers = resolve_layers(layers, len(self.model.vision.blocks))
+        self.correction = resolve_correction(correction, self.model.vision, method)
         self._image: Image.Image | None = None
         self._pixels: Tensor | None = None
-        self._records: list[LayerRecord] = []
+        self._records: list[Record] = []
         self._embedding: Tensor | None = None
         self._seconds: dict[str, float] = {}
 
@@ -107,7 +120,7 @@ class Localizer:
         with self._stage("image"):
             picture = load_image(image)
             pixels = self.model.preprocess.whole(picture, self.size)[None]
-            records: list[LayerRecord] = []
+            records: list[Record] = []
             embedding = None
             if self.keep and self.method == "legrad":
                 embedding = forward(self.model.vision, pixels, self.layers, self.pooling, records.append)
@@ -119,9 +132,10 @@ class Localizer:
         text: str | Sequence[str] | None = None,
         speech: AudioSource | Sequence[AudioSource] | None = None,
         *,
+        image: ImageSource | Sequence[ImageSource] | None = None,
         templates: Sequence[str] = ("{}",),
     ) -> list[Prompt]:
-        """Prompts from sounds, spoken words and texts, in this order: audio, speech, text; see `localize`."""
+        """Prompts in this order: audio, speech, text, image; see `localize`, which calls the last `image_prompts`."""
         prompts = []
         for modality, sources in (("audio", audio), ("speech", speech)):
             for number, source in enumerate(_as_list(sources), start=1):
@@ -134,15 +148,18 @@ class Localizer:
                 Prompt(embedding, label.strip(), "text")
                 for label, embedding in zip(labels, embeddings.cpu(), strict=True)
             ]
+        images: list[Any] = list(image) if isinstance(image, list | tuple) else [] if image is None else [image]
+        for number, picture in enumerate(images, start=1):
+            pixels = self.model.pixels(load_image(picture))
+            embedding = self.model.encode_image(pixels[None])[0]
+            prompts.append(Prompt(embedding.cpu(), _label(picture, "image", number), "image"))
         return prompts
 
     def _encode_sound(self, source: AudioSource, modality: str, number: int) -> Prompt:
         self._require("audio")
         with open_audio(source) as sound:
-            named = isinstance(source, str | os.PathLike)
-            label = os.path.basename(os.fspath(source)) if named else f"{modality} {number}"  # type: ignore[arg-type]
             embedding = self.model.encode_clips(log_mel_clips(sound))  # type: ignore[attr-defined]
-        return Prompt(embedding.cpu(), label, modality)
+        return Prompt(embedding.cpu(), _label(source, modality, number), modality)
 
     def _require(self, modality: str) -> None:
         if modality not in self.model.modalities:
@@ -160,6 +177,7 @@ class Localizer:
         speech: AudioSource | Sequence[AudioSource] | None = None,
         prompts: Prompt | Sequence[Prompt] | None = None,
         *,
+        image_prompts: ImageSource | Sequence[ImageSource] | None = None,
         templates: Sequence[str] = ("{}",),
     ) -> Localization:
         """Looks for P prompts in the picture that was set.
@@ -169,11 +187,13 @@ class Localizer:
             text: texts.
             speech: spoken words, given as sounds are.
             prompts: prompts made before, by `encode` or as combinations.
+            image_prompts: pictures of what to look for, each as `set_image` takes it; the model sees them cropped to
+                their central square, as it was trained.
             templates: texts with `{}` where the label goes; the embeddings of a label's templates are averaged.
 
         Returns:
-            The prompts in the order audio, speech, text, prompts, each in the order given, with heatmaps of the size of
-            the picture.
+            The prompts in the order audio, speech, text, image prompts, prompts, each in the order given, with heatmaps
+            of the size of the picture.
 
         Raises:
             MediaError: a prompt cannot be read, or there is none.
@@ -183,9 +203,11 @@ class Localizer:
         if self._image is None or self._pixels is None:
             raise RuntimeError("no picture is set: call set_image first")
         with self._stage("prompts"):
-            given = self.encode(audio, text, speech, templates=templates) + _as_list(prompts)
+            given = self.encode(audio, text, speech, image=image_prompts, templates=templates) + _as_list(prompts)
             if not given:
-                raise MediaError("there is nothing to look for: give at least one sound, spoken word, text or prompt")
+                raise MediaError(
+                    "there is nothing to look for: give at least one sound, spoken word, text, picture or prompt"
+                )
             view = self.model.vision
             for prompt in given:
                 if prompt.embedding.shape != (view.embed_dim,):
@@ -194,6 +216,7 @@ class Localizer:
                         f"{self.model.name} has [{view.embed_dim}]: prompts belong to the model that made them"
                     )
             directions = torch.stack([prompt.direction for prompt in given]).to(view.device, view.dtype)
+            looked_for = directions[None] if self.correction is None else with_empty_prompt(view, directions[None])
         with self._stage("heatmaps"):
             embedding = self._embedding
             if self.method == "legrad":
@@ -204,19 +227,19 @@ class Localizer:
                         self._pixels,
                         self.layers,
                         self.pooling,
-                        lambda record: maps.append(explain(view, record, directions[None])),
+                        lambda record: maps.append(explain(view, record, looked_for)),
                     )
                 else:
-                    maps = [explain(view, record, directions[None]) for record in self._records]
+                    maps = [explain(view, record, looked_for) for record in self._records]
                 layer_maps = torch.stack(maps, dim=2).unflatten(-1, view.grid(self._pixels))
             else:
                 layer_maps = attribute(
-                    view, self._pixels, directions, self.method, self.layers, self.pooling, per_layer=True
+                    view, self._pixels, looked_for, self.method, self.layers, self.pooling, per_layer=True
                 )
                 if embedding is None:
                     embedding = self._embedding = view.encode(self._pixels)
             width, height = self._image.size
-            heatmaps = min_max(upsample(layer_maps.sum(2), (height, width)))[0]
+            heatmaps = finish(view, layer_maps.sum(2), (height, width), self.correction)[0]
             scores = (embedding.float() @ directions.float().T)[0]
         return Localization(
             image=self._image,
@@ -224,11 +247,16 @@ class Localizer:
             heatmaps=heatmaps.float().cpu(),
             scores=scores.cpu(),
             layers=self.layers,
-            layer_maps=layer_maps[0].float().cpu(),
+            layer_maps=layer_maps[0, : len(given)].float().cpu(),
             model=self.model.name,
             method=self.method,
             seconds=dict(self._seconds),
         )
+
+
+def _label(source: Any, modality: str, number: int) -> str:
+    """What to call a prompt: the name of its file, or its modality and number."""
+    return os.path.basename(os.fspath(source)) if isinstance(source, str | os.PathLike) else f"{modality} {number}"
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -249,6 +277,7 @@ def localize(
     speech: AudioSource | Sequence[AudioSource] | None = None,
     *,
     model: Model | str = "mini",
+    image_prompts: ImageSource | Sequence[ImageSource] | None = None,
     templates: Sequence[str] = ("{}",),
     **options: Any,
 ) -> Localization:
@@ -256,13 +285,13 @@ def localize(
 
     Args:
         image: as `Localizer.set_image` takes it.
-        audio, text, speech, templates: as `Localizer.localize` takes them.
+        audio, text, speech, image_prompts, templates: as `Localizer.localize` takes them.
         model: a model from `avgrad.load`, or its name.
-        **options: `method`, `layers`, `pooling` and `size` of `Localizer`.
+        **options: `method`, `layers`, `pooling`, `size` and `correction` of `Localizer`.
 
     Raises:
         MediaError, UnsupportedModelError, CheckpointError: as there.
     """
     localizer = Localizer(model, keep=False, **options)
     localizer.set_image(image)
-    return localizer.localize(audio, text, speech, templates=templates)
+    return localizer.localize(audio, text, speech, image_prompts=image_prompts, templates=templates)

@@ -17,7 +17,7 @@ class Prompt:
     Attributes:
         embedding: `[D]`, float32.
         label: what to call it.
-        modality: "audio", "speech", "text", "embedding" or, of a combination, "mixed".
+        modality: "audio", "speech", "text", "image", "embedding" or, of a combination, "mixed".
 
     >>> import torch
     >>> dog = Prompt(torch.tensor([1.0, 0.0]), "dog.wav", "audio")

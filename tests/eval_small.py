@@ -40,7 +40,7 @@ def small_model(seed: int = 0, **config: Any) -> ImageBind:
     with torch.no_grad():  # larger than for training: every part of the model shall matter
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter *= 5
+                parameter.mul_(5)
     return model
 
 

@@ -43,13 +43,15 @@ class Demo(NamedTuple):
         """What to say at the end, and what to try next."""
         answers = [answer for look in self.looks for answer in look.answers]
         hits = sum(bool(answer.on_thing) for answer in answers)
+        overlap = mean(answer.iou or 0.0 for answer in answers)
         return (
-            f"{len(answers)} prompts by sound, speech and text in {len(self.looks)} scenes, in {self.seconds:.1f} s: "
-            f"the hottest pixel is on the thing for {hits}; mean IoU {mean(answer.iou or 0 for answer in answers):.2f}\n"
-            f"\nthe page:     {self.page}\nthe pictures: {self.gallery}, {self.strips[0].name} to {self.strips[-1].name}\n"
-            "\nwhat to try next:\n"
-            '  avgrad localize PHOTO --text "a dog"    looks in a picture of yours; mini knows drawings like these only\n'
-            "  avgrad download imagebind_huge          fetches ImageBind, which knows the real world"
+            f"{len(answers)} prompts by sound, speech and text for things in {len(self.looks)} scenes: "
+            f"the hottest pixel is on the thing for {hits}, mean IoU {overlap:.2f} ({self.seconds:.1f} s)\n\n"
+            f"the page:     {self.page}\n"
+            f"the pictures: {self.gallery}, {self.strips[0].name} to {self.strips[-1].name}\n\n"
+            "what to try next:\n"
+            '  avgrad localize PHOTO --text "a dog"   a picture of your own; mini knows drawings like these only\n'
+            "  avgrad download imagebind_huge         ImageBind, which knows the real world"
         )
 
 
@@ -73,7 +75,7 @@ def run(out: str | os.PathLike[str], progress: bool = True) -> Demo:
     for number, sample in enumerate(tqdm(scenes, desc="looking", unit="scene", disable=not progress, leave=False)):
         looks.append(look(localizer, sample, _absent(scenes, number), number))
         strips.append(_save(folder / f"scene_{number + 1}.png", strip(looks[-1])))
-    montage = _save(folder / "gallery.png", gallery(looks))
+    montage = _save(folder / "gallery.png", _few_colours(gallery(looks)))
     seconds = time.perf_counter() - start
     document = page(looks, seconds)
     written = _write(folder / "index.html", document.encode())
@@ -85,6 +87,12 @@ def _absent(scenes: tuple[Sample, ...], number: int) -> SampleThing:
     here = {thing.kind for thing in scenes[number].things}
     others = scenes[number + 1 :] + scenes[:number]
     return next(thing for scene in others for thing in scene.things if thing.kind not in here)
+
+
+def _few_colours(picture: Image.Image) -> Image.Image:
+    """The picture in 256 colours, dithered: a third of the bytes, which suits a README."""
+    palette = picture.quantize(256)
+    return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
 
 
 def _save(path: Path, picture: Image.Image) -> Path:

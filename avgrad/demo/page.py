@@ -59,7 +59,7 @@ figcaption { font-size: .88rem; color: var(--faint); }
 .asked { margin: 0; color: var(--ink); font-size: .98rem; overflow-wrap: anywhere; }
 .asked b { font-size: .7rem; text-transform: uppercase; letter-spacing: .07em; color: var(--accent);
   margin-right: .35rem; }
-.written .asked q { font-size: 1.15rem; }
+.written .asked q { font-size: 1.25rem; }
 .figures { margin: 0; display: flex; flex-wrap: wrap; gap: .1rem .9rem; font-variant-numeric: tabular-nums; }
 .figures b { color: var(--ink); }
 .good { color: var(--good); } .bad { color: var(--bad); }
@@ -76,7 +76,11 @@ pre { margin: 0; padding: .7rem .9rem; background: var(--card); border: 1px soli
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .92em; }
 @media (max-width: 900px) { section { grid-template-columns: minmax(0, 1fr); }
   .scene { position: static; grid-template-columns: 1fr 1fr; } .scene header { grid-column: 1 / -1; } }
-@media (max-width: 600px) { main { padding: 1.4rem 1rem 3rem; } .row { grid-template-columns: minmax(0, 1fr); gap: .7rem; }
+@media (min-width: 1100px) { .top { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: .6rem 3rem;
+  align-items: start; } .top h1, .top .key { grid-column: 1 / -1; }
+  .top .table { margin: 0; } th { max-width: 8.5rem; } }
+@media (max-width: 600px) { main { padding: 1.4rem 1rem 3rem; }
+  .row { grid-template-columns: minmax(0, 1fr); gap: .7rem; }
   .answer { display: grid; grid-template-columns: 42% minmax(0, 1fr); gap: .7rem; }
   .answer figcaption { padding: 0; align-content: start; }
   .absent .answer { grid-template-columns: 42% minmax(0, 1fr); }
@@ -120,9 +124,9 @@ def page(looks: Sequence[Look], seconds: float) -> str:
     """
     answers = [answer for look in looks for answer in look.answers]
     lead = (
-        f"{len(answers) + len(looks)} prompts, {len(looks)} made-up scenes, one small model ({looks[0].result.model}), "
-        f"{seconds:.0f} seconds. Each heatmap is the model's answer to a sound, to a spoken phrase or to a text; it was "
-        "trained on which things are in a scene, and never told where."
+        f"{len(answers) + len(looks)} prompts, {len(looks)} made-up scenes, one small model "
+        f"({looks[0].result.model}), {seconds:.0f} seconds. Each heatmap is the model's answer to "
+        "a sound, to a spoken phrase or to a text; it was trained on which things are in a scene, and never told where."
     )
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -133,7 +137,7 @@ def page(looks: Sequence[Look], seconds: float) -> str:
 <style>{_STYLE}</style>
 </head>
 <body><main>
-<header>
+<header class="top">
 <h1>Where in this picture is the thing that I hear, say or write?</h1>
 <p class="lead">{escape(lead)}</p>
 {_table(looks)}
@@ -162,7 +166,7 @@ def _table(looks: Sequence[Look]) -> str:
         )
         lines.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
     titles = ("Prompts", "asked", "hottest pixel on the thing", "mean IoU", "mean score", "score of absent things")
-    head = "".join(f"<th scope=\"col\">{title}</th>" for title in titles)
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     return f'<div class="table"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
@@ -173,9 +177,8 @@ def _section(look: Look) -> str:
     for thing, colour in zip(look.sample.things, THINGS, strict=False):
         tiles = "".join(_tile(look, look.answer(thing, modality)) for modality in MODALITIES)
         style = f"--thing: rgb{colour}"
-        rows.append(
-            f'<div class="thing" style="{style}"><h3><i></i>{escape(thing.kind)}</h3><div class="row">{tiles}</div></div>'
-        )
+        title = f"<h3><i></i>{escape(thing.kind)}</h3>"
+        rows.append(f'<div class="thing" style="{style}">{title}<div class="row">{tiles}</div></div>')
     return f"""<section>
 <div class="scene">
 <header><h2>{escape(look.sample.title)}</h2><p>{escape(listed[0].upper() + listed[1:])}.</p></header>
@@ -196,7 +199,8 @@ def _tile(look: Look, answer: Answer) -> str:
         f"Heatmap of {answer.words}: the mask found overlaps the {answer.thing.kind} with an IoU of {answer.iou:.2f}, "
         f"the hottest pixel is {where} it."
     )
-    verdict = f'<span class="{"good" if answer.on_thing else "bad"}">hottest {where} the {escape(answer.thing.kind)}</span>'
+    kind = "good" if answer.on_thing else "bad"
+    verdict = f'<span class="{kind}">hottest {where} the {escape(answer.thing.kind)}</span>'
     return f"""<figure class="answer {_BY[answer.modality]}">{_image(answer_picture(look, answer), alt)}
 <figcaption>{_asked(answer)}
 <p class="figures"><span>score <b>{answer.score:.2f}</b></span><span>IoU <b>{answer.iou:.2f}</b></span>{verdict}</p>
@@ -239,7 +243,7 @@ def _a(noun: str) -> str:
 
 def _image(picture: Image.Image, alt: str, style: str = "") -> str:
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=86)
+    picture.save(stream, "JPEG", quality=82)
     data = base64.b64encode(stream.getvalue()).decode()
     name = f' class="{style}"' if style else ""
     return (

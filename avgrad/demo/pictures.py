@@ -201,10 +201,10 @@ def gallery(looks: Sequence[Look], rows: int = 3) -> Image.Image:
     shown = [look for look in looks if len(look.sample.things) == len(MODALITIES)][:rows]
     height = prompt + 8 + side + foot
     sheet = _Sheet(1600, margin + head + len(shown) * height)
-    titles = ("the picture", *(f"asked {ASKED[modality]}" for modality in MODALITIES), "masks: true, found")
+    titles = ("the picture", *(ASKED[modality] for modality in MODALITIES), "true mask, outline found")
     for number, title in enumerate(titles):
         x = margin + number * (side + gap)
-        sheet.text(x + side // 2, margin + head // 2 - 6, title, 23, bold=True, room=side)
+        sheet.text(x + side // 2, margin + head // 2 - 6, title, 20, bold=True, room=side)
     for row, look in enumerate(shown):
         y, answers, areas = margin + head + row * height, _turns(look), _areas(look)
         found = look.result.mask(0.5).numpy()

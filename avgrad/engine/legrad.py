@@ -10,6 +10,11 @@ the layer's score `s = <normalize(head(pooled z)), prompt>` (Eq. 3), the map is
 4. `u_i = W_o^T (s1 e_i)`, cut into heads; then `ds/dA_k[i, j] = u_{k,i} . v_{k,j}` exactly.
 
 So all prompts share one forward pass with fused attention, and a layer is explained as soon as it is computed.
+
+Where the model pools by attention (SigLIP, CoCa), its pooler looks at every layer's output `z`, and the map is made of
+the gradient of that one row of attention: `E_j = 1/h sum_k relu(ds/da_k[j])` with `ds/da_k[j] = u_k . v_{k,j}` again,
+and `u = W_o^T` of the gradient behind the pooler's attention. As in the released code, the trunk's final LayerNorm is
+left out on the way from `z` to the pooler and from there to the embedding.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avgrad.engine.vit import Block, VisionTransformer, activation_slope
+from avgrad.engine.vit import AttentionPooler, Block, VisionTransformer, activation_slope
 
 Pooling = Literal["mean", "cls"]
 
@@ -52,6 +57,22 @@ class LayerRecord:
     rstd: Tensor
 
 
+@dataclass(frozen=True)
+class PoolerRecord:
+    """What one layer's explanation needs where an attentional pooler looks at it.
+
+    Attributes:
+        attended: the pooler's output before its MLP, `[B, d_p]`.
+        values: the values of its heads, `[B, h, m, d_h]`.
+    """
+
+    attended: Tensor
+    values: Tensor
+
+
+Record = LayerRecord | PoolerRecord
+
+
 def _record(block: Block, index: int, x: Tensor, pooling: Pooling) -> tuple[Tensor, LayerRecord]:
     """The block's output for its input `[B, n, d]`, and the record of how it came about."""
     y, values = block.attend(x)
@@ -72,7 +93,7 @@ def forward(
     pixels: Tensor,
     layers: Sequence[int],
     pooling: Pooling,
-    visit: Callable[[LayerRecord], None],
+    visit: Callable[[Record], None],
 ) -> Tensor:
     """The forward pass, shown layer by layer.
 
@@ -89,8 +110,13 @@ def forward(
     wanted = frozenset(layers)
     x = view.embed(pixels.to(view.device, view.dtype))
     for index, block in enumerate(view.blocks):
+        record: Record
         if index in wanted:
-            x, record = _record(block, index, x, pooling)
+            if view.pooler is None:
+                x, record = _record(block, index, x, pooling)
+            else:
+                x = block(x)
+                record = PoolerRecord(*view.pooler.attend(x))
             visit(record)
             del record
         else:
@@ -98,7 +124,7 @@ def forward(
     return view.embedding(x)
 
 
-def _explain_chunk(view: VisionTransformer, record: LayerRecord, prompts: Tensor) -> Tensor:
+def _explain_chunk(view: VisionTransformer, record: LayerRecord, prompts: Tensor, relu: bool) -> Tensor:
     block = view.blocks[record.index]
     batch, heads, tokens, head_width = record.values.shape
     rows = record.slope.shape[1]
@@ -113,34 +139,66 @@ def _explain_chunk(view: VisionTransformer, record: LayerRecord, prompts: Tensor
     del grad, e
     # prompts and rows are one long matrix per head: relu(U V^T), summed over rows and heads
     gradients = u.transpose(1, 2).flatten(2, 3) @ record.values.transpose(-1, -2)  # [B, h, P * r, n]
-    relevance = gradients.relu_().view(batch, heads, -1, rows, tokens).sum((1, 3), dtype=torch.promote_types(
-        gradients.dtype, torch.float32))
+    if relu:
+        gradients.relu_()
+    precision = torch.promote_types(gradients.dtype, torch.float32)
+    relevance = gradients.view(batch, heads, -1, rows, tokens).sum((1, 3), dtype=precision)
     return relevance[..., view.num_prefix_tokens :] / (heads * tokens)
 
 
+def _explain_pooler(
+    view: VisionTransformer, pooler: AttentionPooler, record: PoolerRecord, prompts: Tensor, relu: bool
+) -> Tensor:
+    heads = record.values.shape[1]
+    e = view.layer_head.gradient(pooler.transform(record.attended), prompts)
+    if pooler.mlp is not None:
+        e = pooler.mlp.gradient(record.attended, e)
+    u = (e @ pooler.out_weight).unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, h, P, d_h]
+    gradients = u @ record.values.transpose(-1, -2)
+    if relu:
+        gradients.relu_()
+    relevance = gradients.sum(1, dtype=torch.promote_types(gradients.dtype, torch.float32))
+    prefix = view.num_prefix_tokens - pooler.num_skipped
+    return relevance[..., prefix:] / heads
+
+
 @torch.no_grad()
-def explain(view: VisionTransformer, record: LayerRecord, prompts: Tensor) -> Tensor:
+def explain(view: VisionTransformer, record: Record, prompts: Tensor, relu: bool = True) -> Tensor:
     """One layer's maps for many prompts.
 
     Args:
         view: the model.
         record: what `forward` showed of the layer.
         prompts: embeddings, `[B, P, D]`.
+        relu: drop negative gradients, as the paper does; without it, maps have either sign.
 
     Returns:
         `[B, P, patches]`, at least float32, 0 or more.
     """
+    if isinstance(record, PoolerRecord):
+        if view.pooler is None:
+            raise ValueError("this record is of an attentional pooler, and the model has none")
+        batch, heads, tokens, _ = record.values.shape
+        chunk = max(1, CHUNK_BYTES // (batch * heads * tokens * record.values.element_size()))
+        parts = prompts.split(chunk, dim=1)
+        return torch.cat([_explain_pooler(view, view.pooler, record, part, relu) for part in parts], dim=1)
     batch, heads, tokens, _ = record.values.shape
     rows, hidden = record.slope.shape[1:]
     width = record.normalized.shape[-1]
     per_prompt = batch * rows * (hidden + 4 * width + heads * tokens) * record.values.element_size()
     chunk = max(1, CHUNK_BYTES // per_prompt)
-    return torch.cat([_explain_chunk(view, record, part) for part in prompts.split(chunk, dim=1)], dim=1)
+    return torch.cat([_explain_chunk(view, record, part, relu) for part in prompts.split(chunk, dim=1)], dim=1)
 
 
 @torch.no_grad()
 def legrad(
-    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+    view: VisionTransformer,
+    pixels: Tensor,
+    prompts: Tensor,
+    layers: Sequence[int],
+    pooling: Pooling = "mean",
+    *,
+    relu: bool = True,
 ) -> Tensor:
     """LeGrad's raw maps, one per layer (Bousselham et al. 2025, Eqs. 3 to 7).
 
@@ -149,11 +207,13 @@ def legrad(
         pixels: `[B, 3, h, w]`.
         prompts: embeddings, `[B, P, D]`.
         layers: numbers of the layers, ascending.
-        pooling: "mean" scores the mean of all tokens (the paper and its released code), "cls" the class token.
+        pooling: "mean" scores the mean of all tokens (the paper and its released code), "cls" the class token. Where
+            the model pools by attention, that is what is scored, whatever is said here.
+        relu: drop negative gradients (Eq. 5); without it, an ablation, maps have either sign.
 
     Returns:
         `[B, P, L, patches]`, at least float32, 0 or more. The method's map is their sum over layers.
     """
     maps: list[Tensor] = []
-    forward(view, pixels, layers, pooling, lambda record: maps.append(explain(view, record, prompts)))
+    forward(view, pixels, layers, pooling, lambda record: maps.append(explain(view, record, prompts, relu)))
     return torch.stack(maps, dim=2)

@@ -349,20 +349,21 @@ class VisionTransformer:
         """Rows and columns of patches in pixels `[B, 3, h, w]`."""
         return pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size
 
-    def embedding(self, tokens: Tensor) -> Tensor:
-        """The model's own unit-norm image embedding `[B, D]` from the last block's output `[B, n, d]`."""
+    def output(self, tokens: Tensor) -> Tensor:
+        """The model's own image embedding, not normalised, `[B, D]` from the last block's output `[B, n, d]`."""
         if self.pooler is not None:
             if self.norm_before_pool and self.head.norm is not None:
-                pooled = self.head.project(self.pooler(self.head.norm(tokens)))
-            else:
-                pooled = self.head(self.pooler(tokens))
-        elif self.pool == "cls":
-            pooled = self.head(tokens[:, 0])
-        elif self.norm_before_pool and self.head.norm is not None:
-            pooled = self.head.project(self.head.norm(tokens[:, self.num_prefix_tokens :]).mean(1))
-        else:
-            pooled = self.head(tokens[:, self.num_prefix_tokens :].mean(1))
-        return F.normalize(pooled, dim=-1)
+                return self.head.project(self.pooler(self.head.norm(tokens)))
+            return self.head(self.pooler(tokens))
+        if self.pool == "cls":
+            return self.head(tokens[:, 0])
+        if self.norm_before_pool and self.head.norm is not None:
+            return self.head.project(self.head.norm(tokens[:, self.num_prefix_tokens :]).mean(1))
+        return self.head(tokens[:, self.num_prefix_tokens :].mean(1))
+
+    def embedding(self, tokens: Tensor) -> Tensor:
+        """The model's own unit-norm image embedding `[B, D]` from the last block's output `[B, n, d]`."""
+        return F.normalize(self.output(tokens), dim=-1)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-"""CLIP models of the open_clip library: an adapter that reads their weights and patches nothing."""
+"""CLIP, SigLIP and CoCa models of the open_clip library: an adapter that reads their weights and patches nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from avgrad.encoders.image import CLIP_MEAN, CLIP_STD, Preprocess
 from avgrad.engine.vit import (
     Activation,
+    AttentionPooler,
     Block,
     Head,
     Norm,
@@ -20,17 +23,24 @@ from avgrad.engine.vit import (
     VisionTransformer,
     interpolate_positions,
 )
+from avgrad.models import timm
 from avgrad.models.checkpoints import CheckpointError
+from avgrad.models.timm_view import Refuse, trunk_view
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
+# Names nothing: what a model that pools by attention sees for it, it sees for every prompt (LeGrad paper, B.5).
+EMPTY_PROMPT = "a photo of a"
+
+
 class OpenClip:
-    """A CLIP model of open_clip with its tokenizer.
+    """A CLIP, SigLIP or CoCa model of open_clip with its tokenizer.
 
     Args:
-        model: what `open_clip.create_model` gives; its image tower must be open_clip's `VisionTransformer`.
+        model: what `open_clip.create_model` gives; its image tower must be open_clip's `VisionTransformer` or a plain
+            one of timm.
         tokenizer: turns a list of texts into token ids, as `open_clip.get_tokenizer` gives; None for CLIP's.
         name: what `avgrad.load` calls the model.
 
@@ -46,9 +56,11 @@ class OpenClip:
         if tokenizer is None:
             from open_clip.tokenizer import SimpleTokenizer
 
-            tokenizer = SimpleTokenizer()
+            tokenizer = SimpleTokenizer(context_length=model.context_length)  # type: ignore[arg-type]
         self.name, self.model, self.tokenizer = name, model.eval().requires_grad_(False), tokenizer
         self.vision = vision_view(model.get_submodule("visual"), name)
+        if self.vision.pooler is not None:
+            self.vision = replace(self.vision, empty_prompt=self.encode_text([EMPTY_PROMPT])[0])
         self.preprocess = _preprocess(model.visual, self.vision.patch_size)
 
     @classmethod
@@ -84,23 +96,28 @@ class OpenClip:
             raise UnsupportedModelError(
                 f"open_clip has no weights {weights!r} for {architecture}; there are: {tags}; or give a checkpoint file"
             )
+        if needs_transformers(architecture) and find_spec("transformers") is None:
+            raise UnsupportedModelError(
+                f"{name} has a tokenizer that needs the transformers package: `pip install transformers`"
+            )
         try:
             # refused before anything is fetched: the shape of the model needs no weights
             with torch.device("meta"):
                 shell = open_clip.create_model(architecture, load_weights=False, pretrained_text=False, device="meta")
-            vision_view(shell.visual, name)
+            vision_view(shell.get_submodule("visual"), name)
             model = open_clip.create_model(
                 architecture,
                 pretrained=weights,
                 device=device,
                 force_quick_gelu=bool(config and config.get("quick_gelu")),
             )
+            tokenizer = open_clip.get_tokenizer(architecture)
         except UnsupportedModelError:
             raise
         except Exception as error:  # open_clip, its hub and torch raise many kinds, all for missing weights
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CheckpointError(f"the weights of {name} could not be loaded: {reason}") from error
-        return cls(model.to(dtype), open_clip.get_tokenizer(architecture), name)
+        return cls(model.to(dtype), tokenizer, name)
 
     @property
     def device(self) -> torch.device:
@@ -149,15 +166,17 @@ def vision_view(visual: nn.Module, name: str) -> VisionTransformer:
     Raises:
         UnsupportedModelError: naming the part that the view cannot express.
     """
+    from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
 
     def refuse(part: str) -> UnsupportedModelError:
         return UnsupportedModelError(f"{name} cannot be explained: {part}")
 
+    if type(visual) is TimmModel:
+        return trunk_view(visual.get_submodule("trunk"), name, _projection(visual, refuse))
     if not isinstance(visual, OpenClipVisionTransformer):
         raise refuse(f"its image tower is a {type(visual).__name__}, and open_clip's VisionTransformer is expected")
-    if visual.attn_pool is not None:
-        raise refuse("its image tower pools by attention")
+    pooler = None if visual.attn_pool is None else _pooler(visual, refuse)
     if visual.pool_type not in ("tok", "avg"):
         raise refuse(f"its image tower's pooling is {visual.pool_type!r}, and 'tok' or 'avg' is expected")
     patch = visual.patch_size
@@ -177,29 +196,80 @@ def vision_view(visual: nn.Module, name: str) -> VisionTransformer:
     return VisionTransformer(
         embed=embed,
         blocks=blocks,
-        head=Head(_norm(visual.ln_post, refuse), None if visual.proj is None else visual.proj.t()),
+        head=Head(
+            _norm(visual.ln_post, refuse),
+            None if visual.proj is None else visual.proj.t(),
+            cosine=pooler is None,  # the LeGrad paper's released code scores CoCa's layers without a norm
+        ),
         patch_size=patch if isinstance(patch, int) else patch[0],
         pool="cls" if visual.pool_type == "tok" else "mean",
-        norm_before_pool=not visual.final_ln_after_pool,
+        norm_before_pool=pooler is None and not visual.final_ln_after_pool,
+        pooler=pooler,
     )
 
 
-def _norm(norm: nn.Module, refuse: Callable[[str], UnsupportedModelError]) -> Norm:
+def _projection(visual: Any, refuse: Refuse) -> nn.Linear | None:
+    """What stands between the features that a trunk of timm pools and the embedding; None for nothing."""
+    layers = [layer for layer in (visual.trunk.head, *visual.head) if type(layer) not in (nn.Identity, nn.Dropout)]
+    if len(layers) > 1 or any(type(layer) is not nn.Linear for layer in layers):
+        names = ", ".join(type(layer).__name__ for layer in layers)
+        raise refuse(f"its image tower ends in {names}, and one Linear at most is expected")
+    return layers[0] if layers else None
+
+
+def _pooler(visual: Any, refuse: Refuse) -> AttentionPooler:
+    """The first query of CoCa's pooler. It looks at the class token too, and ln_post comes behind it."""
+    from open_clip.transformer import AttentionalPooler
+
+    pooler = visual.attn_pool
+    if type(pooler) is not AttentionalPooler:
+        raise refuse(f"its pooler is a {type(pooler).__name__}, and an AttentionalPooler is expected")
+    if visual.attn_pool_contrastive is not None or visual.pool_type != "tok":
+        raise refuse("its image tower pools by more than the first query of one attentional pooler")
+    attention = _plain_attention(pooler.attn, refuse)
+    if attention.in_proj_weight is None:
+        weights = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
+    else:
+        weights = attention.in_proj_weight.chunk(3)
+    biases = (None, None, None) if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
+    return AttentionPooler(
+        query=pooler.query[0],
+        query_norm=_norm(pooler.ln_q, refuse),
+        query_weight=weights[0],
+        query_bias=biases[0],
+        token_norm=_norm(pooler.ln_k, refuse),
+        key_weight=weights[1],
+        key_bias=biases[1],
+        value_weight=weights[2],
+        value_bias=biases[2],
+        out_weight=attention.out_proj.weight,
+        out_bias=attention.out_proj.bias,
+        num_heads=attention.num_heads,
+    )
+
+
+def _plain_attention(attention: nn.Module, refuse: Refuse) -> nn.MultiheadAttention:
+    if type(attention) is not nn.MultiheadAttention:
+        raise refuse(f"its attention is a {type(attention).__name__}, and torch's MultiheadAttention is expected")
+    if attention.bias_k is not None or attention.add_zero_attn:
+        raise refuse("its attention has additional keys")
+    return attention
+
+
+def _norm(norm: nn.Module, refuse: Refuse) -> Norm:
     if not isinstance(norm, nn.LayerNorm):
         raise refuse(f"it has a {type(norm).__name__} where a LayerNorm is expected")
     return Norm(norm.weight, norm.bias, norm.eps)
 
 
-def _block(block: Any, refuse: Callable[[str], UnsupportedModelError]) -> Block:
+def _block(block: Any, refuse: Refuse) -> Block:
     from open_clip.transformer import LayerScale, QuickGELU, ResidualAttentionBlock
 
     if type(block) is not ResidualAttentionBlock:
         raise refuse(f"its blocks are {type(block).__name__}, and the plain ResidualAttentionBlock is expected")
-    attention, mlp = block.attn, block.mlp
-    if not isinstance(attention, nn.MultiheadAttention):
-        raise refuse(f"its attention is a {type(attention).__name__}, and torch's MultiheadAttention is expected")
-    if attention.in_proj_weight is None or attention.bias_k is not None or attention.add_zero_attn:
-        raise refuse("its attention has separate projections or additional keys")
+    attention, mlp = _plain_attention(block.attn, refuse), block.mlp
+    if attention.in_proj_weight is None:
+        raise refuse("its attention has separate projections")
     if hasattr(block, "ln_1_kv"):
         raise refuse("its blocks attend to something else than their own tokens")
     names = [name for name, _ in mlp.named_children()]
@@ -257,11 +327,35 @@ def pretrained() -> dict[str, dict[str, bool]]:
 def _is_expressible(config: dict[str, Any]) -> bool:
     """Whether `vision_view` would take the model, told from its configuration, without building it."""
     vision = config.get("vision_cfg", {})
-    special = ["timm_model_name", "attentional_pool", "block_type", "qk_norm", "scaled_cosine_attn", "scale_heads"]
-    special += ["scale_attn_inner", "scale_attn", "scale_fc", "norm_kwargs", "act_kwargs"]
     # text towers of Hugging Face need the transformers library, which avgrad does not install
-    foreign = config.get("text_cfg", {}).get("hf_model_name")
-    return isinstance(vision.get("layers"), int) and not foreign and not any(vision.get(name) for name in special)
+    if config.get("text_cfg", {}).get("hf_model_name"):
+        return False
+    if vision.get("timm_model_name"):
+        return _is_timm_expressible(vision)
+    special = ["block_type", "qk_norm", "scaled_cosine_attn", "scale_heads"]
+    special += ["scale_attn_inner", "scale_attn", "scale_fc", "norm_kwargs", "act_kwargs"]
+    if vision.get("attentional_pool", False) not in (False, True) or any(vision.get(name) for name in special):
+        return False
+    return isinstance(vision.get("layers"), int)
+
+
+def _is_timm_expressible(vision: dict[str, Any]) -> bool:
+    """The same of an image tower of timm, from one block of it."""
+    architecture = vision["timm_model_name"]
+    if not timm.is_plain(architecture) or vision.get("timm_proj") == "mlp":
+        return False
+    try:
+        trunk_view(timm.shell(architecture, global_pool=vision.get("timm_pool") or None), architecture, None)
+    except UnsupportedModelError:
+        return False
+    return True
+
+
+def needs_transformers(architecture: str) -> bool:
+    """Whether a model's tokenizer needs the transformers package, which avgrad does not install."""
+    import open_clip
+
+    return bool(open_clip.get_model_config(architecture)["text_cfg"].get("hf_tokenizer_name"))
 
 
 def _is_cached(config: dict[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from avgrad.models.checkpoints import checkpoint_path
 if TYPE_CHECKING:
     from avgrad.models.imagebind import ImageBind
     from avgrad.models.open_clip import OpenClip
+    from avgrad.models.timm import TimmClassifier
 
 MINI = Path(__file__).with_name("mini") / "mini.safetensors"
 
@@ -27,12 +28,13 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     towers: Sequence[str] = ("vision", "audio", "text"),
-) -> ImageBind | OpenClip:
+) -> ImageBind | OpenClip | TimmClassifier:
     """A model by name, ready to use.
 
     Args:
-        name: "mini" (bundled, works offline), "imagebind_huge", or "open_clip:ARCHITECTURE/WEIGHTS" such as
-            "open_clip:ViT-B-16/laion2b_s34b_b88k".
+        name: "mini" (bundled, works offline), "imagebind_huge", "open_clip:ARCHITECTURE/WEIGHTS" such as
+            "open_clip:ViT-B-16/laion2b_s34b_b88k", or a classifier of timm, "timm:NAME" such as
+            "timm:vit_base_patch16_224", whose prompts are its classes.
         checkpoint: a file to take the weights from, instead of the one in the cache.
         device: where to put the model.
         dtype: of its weights.
@@ -55,8 +57,12 @@ def load(
         return OpenClip.from_pretrained(
             architecture, os.fspath(checkpoint) if checkpoint else weights, device=device, dtype=dtype
         )
+    if library == "timm" and rest:
+        from avgrad.models.timm import TimmClassifier
+
+        return TimmClassifier.from_pretrained(rest, checkpoint=checkpoint, device=device, dtype=dtype)
     raise UnsupportedModelError(
-        f"there is no model {name!r}; there are mini, imagebind_huge and open_clip:ARCHITECTURE/WEIGHTS "
+        f"there is no model {name!r}; there are mini, imagebind_huge, open_clip:ARCHITECTURE/WEIGHTS and timm:NAME "
         "(`avgrad models` lists them)"
     )
 
@@ -71,19 +77,27 @@ class Entry:
 
 
 def available() -> list[Entry]:
-    """The models that can be loaded: the bundled one, ImageBind, and those of open_clip that the view can express."""
+    """The models that can be loaded: the bundled one, ImageBind, and what the view can express of open_clip and timm."""
     huge = checkpoint_path("imagebind_huge")
     entries = [
         Entry("mini", ("audio", "text"), "here (bundled)"),
         Entry("imagebind_huge", ("audio", "text"), "here" if huge.exists() else "`avgrad download imagebind_huge`"),
     ]
-    from avgrad.models.open_clip import pretrained
+    from avgrad.models import open_clip, timm
 
-    for architecture, tags in pretrained().items():
-        here = [tag for tag, is_here in tags.items() if is_here]
-        there = [tag for tag, is_here in tags.items() if not is_here]
-        states = [f"here: {', '.join(here)}"] if here else []
-        if there:
-            states.append(f"fetched when first used: {', '.join(there)}")
-        entries.append(Entry(f"open_clip:{architecture}/...", ("text",), "; ".join(states)))
+    for architecture, tags in open_clip.pretrained().items():
+        needs = "needs `pip install transformers`; " if open_clip.needs_transformers(architecture) else ""
+        entries.append(Entry(f"open_clip:{architecture}/...", ("text",), needs + _weights(tags)))
+    for architecture, tags in timm.pretrained().items():
+        entries.append(Entry(f"timm:{architecture}.TAG", ("class",), _weights(tags)))
     return entries
+
+
+def _weights(tags: dict[str, bool]) -> str:
+    """Pretrained tags in words: those whose weights are in the cache, and the others."""
+    here = [tag for tag, is_here in tags.items() if is_here]
+    there = [tag for tag, is_here in tags.items() if not is_here]
+    states = [f"here: {', '.join(here)}"] if here else []
+    if there:
+        states.append(f"fetched when first used: {', '.join(there)}")
+    return "; ".join(states)

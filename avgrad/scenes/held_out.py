@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,15 +46,16 @@ class HeldOut:
             self.speech.append([spoken(kind, rng, "heldout").waveform for _ in range(4)])
 
     @torch.no_grad()
-    def figures(self, model: ImageBind) -> dict[str, float]:
+    def figures(
+        self, model: ImageBind, modalities: Sequence[str] = ("sound", "speech", "text")
+    ) -> dict[str, float]:
         """Per modality: mean IoU of LeGrad masks at threshold 0.5, and the ROC-AUC of present against absent kinds."""
-        figures = {}
+        figures: dict[str, float] = {}
+        if not modalities:
+            return figures
         images = torch.cat([model.encode_image(part) for part in self.pixels.split(50)])
-        for name, embeddings in (
-            ("sound", self._sounds(model, self.sounds)),
-            ("speech", self._sounds(model, self.speech)),
-            ("text", torch.stack([model.encode_text(texts(k, "heldout")).mean(0) for k in range(len(KINDS))])[:, None]),
-        ):
+        for name in modalities:
+            embeddings = self._embeddings(model, name)
             chosen = embeddings[self.kinds, torch.arange(len(self.kinds)) % embeddings.shape[1]]
             heatmaps = torch.cat(
                 [
@@ -66,9 +69,20 @@ class HeldOut:
             figures[f"{name}_auc"] = roc_auc(images @ embeddings.mean(1).T, self.present)
         return figures
 
-    @staticmethod
-    def _sounds(model: ImageBind, sounds: list[list[np.ndarray]]) -> Tensor:  # type: ignore[type-arg]
-        """`[K, n, D]`."""
+    @torch.no_grad()
+    def accuracy(self, model: ImageBind, anchors: Tensor) -> dict[str, float]:
+        """Share of sounds and of spoken names whose nearest anchor `[K, D]` is that of their own kind."""
+        accuracy = {}
+        for name in ("sound", "speech"):
+            nearest = (self._embeddings(model, name) @ anchors.T).argmax(-1)
+            accuracy[f"{name}_accuracy"] = float((nearest == torch.arange(len(KINDS))[:, None]).float().mean())
+        return accuracy
+
+    def _embeddings(self, model: ImageBind, modality: str) -> Tensor:
+        """Held-out prompts of each kind, `[K, n, D]`."""
+        if modality == "text":
+            return torch.stack([model.encode_text(texts(k, "heldout")).mean(0) for k in range(len(KINDS))])[:, None]
+        sounds = self.sounds if modality == "sound" else self.speech
         return torch.stack(
             [
                 torch.stack([model.encode_clips(log_mel_clips(open_audio((wave, SAMPLE_RATE)))) for wave in waves])

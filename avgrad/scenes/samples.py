@@ -1,4 +1,4 @@
-"""Sample scenes that ship with the package: pictures with exact masks, and the sounds and spoken names of what is in them.
+"""Sample scenes that ship with the package: pictures with exact masks, sounds and spoken names of what is in them.
 
 `python -m avgrad.scenes.samples --build` makes the files anew, the same to the last byte by the same libraries.
 """
@@ -169,7 +169,9 @@ def _opus(waveform: NDArray[np.float32]) -> bytes:
     import av
 
     stream = io.BytesIO()
-    with av.open(stream, "w", format="ogg", options={"fflags": "+bitexact"}) as file:
+    # libsndfile takes no file of a single page, which a short phrase would be by default
+    options = {"fflags": "+bitexact", "page_duration": "200000"}
+    with av.open(stream, "w", format="ogg", options=options) as file:
         track = file.add_stream("libopus", rate=SAMPLE_RATE, layout="mono", bit_rate=_OPUS_BITS_PER_SECOND)
         track.codec_context.flags |= av.codec.context.Flags.bitexact
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform[None]), format="flt", layout="mono")

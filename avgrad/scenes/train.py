@@ -2,7 +2,7 @@
 
 Supervision is image-level: the loss is told which kinds of things are in a picture, never where. As ImageBind binds
 modalities to images, each sound, spoken name and text is pulled towards the pictures in which its thing is, and pushed
-from those in which it is not (a sigmoid loss over all pairs of pictures and prompts in a batch).
+from those in which it is not. Before that, the towers learn the kinds apart from each other, which is much faster.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import math
 import os
 import time
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,8 +50,16 @@ SHAPE: dict[str, Any] = {
     "text_context_length": 24,
 }
 CLOSE_UP_SIZE = SHAPE["image_size"] * 3 // 8
-PROMPTS_PER_KIND = {"sounds": 2, "speech": 3, "texts": 2}
-SAVE_EVERY = 250  # steps
+PROMPTS_PER_KIND = {"audio": {"sounds": 2, "speech": 6}, "joint": {"sounds": 2, "speech": 2}}
+TEXTS_PER_KIND = 2
+
+
+class Stage(str, Enum):
+    """Vision (with text) and audio each meet the kinds' anchors first, apart; then all towers meet each other."""
+
+    vision = "vision"
+    audio = "audio"
+    joint = "joint"
 
 
 def vocabulary() -> list[int]:
@@ -60,45 +69,58 @@ def vocabulary() -> list[int]:
 
 
 class Trainer(nn.Module):
-    """The model with the scale and bias that turn a cosine similarity into the odds that the thing is there."""
+    """The model with what training adds: an anchor for each kind, and the scale and bias of the odds.
+
+    Anchors are fixed orthogonal directions, one per kind. Towers that have met them can be trained apart and still
+    share one space. `sigmoid(scale * similarity + bias)` is the probability that the thing is in the picture.
+    """
+
+    anchors: Tensor
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         words = vocabulary()
         config = ImageBindConfig(**SHAPE, text_vocab_size=len(words))
         self.model = ImageBind(config, name="mini", vocabulary=words)
-        self.model.initialize(torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        self.model.initialize(generator)
         self.model.modality_postprocessors.requires_grad_(False)
+        directions = torch.randn(SHAPE["out_embed_dim"], len(KINDS), generator=generator)
+        self.register_buffer("anchors", torch.linalg.qr(directions).Q.T.contiguous())
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.bias = nn.Parameter(torch.tensor(-3.0))
-        # one free direction per kind: pictures and prompts find each other much sooner when both also meet here
-        anchors = torch.empty(len(KINDS), SHAPE["out_embed_dim"])
-        self.anchors = nn.Parameter(nn.init.normal_(anchors, generator=torch.Generator().manual_seed(seed + 1)))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """The sigmoid loss over all pairs of pictures and prompts; each modality weighs the same."""
-        images = self.model.tower("vision", batch["pixels"]).float()
-        scale, anchors = self.log_scale.exp(), F.normalize(self.anchors, dim=-1)
-        losses = [F.binary_cross_entropy_with_logits(scale * images @ anchors.T + self.bias, batch["labels"])]
-        mels = self.model.tower("audio", torch.cat([batch["sounds"], batch["speech"]])).float()
-        sounds, speech = mels.split([len(batch["sounds"]), len(batch["speech"])])
-        for name, prompts in (
-            ("sounds", sounds),
-            ("speech", speech),
-            ("texts", self.model.tower("text", batch["texts"]).float()),
-        ):
-            kinds = batch[f"{name}_kinds"]
-            logits = scale * images @ prompts.T + self.bias
-            losses.append(F.binary_cross_entropy_with_logits(logits, batch["labels"][:, kinds]))
-            losses.append(F.cross_entropy(scale * prompts @ anchors.T, kinds))
-        return torch.stack(losses).mean()
+        """What a batch's pictures and prompts are wrong about.
+
+        Pictures against anchors and against prompts by the sigmoid loss over all pairs (is the thing there?); prompts
+        against anchors by cross-entropy (which kind is it?). Only what the batch holds takes part.
+        """
+        scale, losses = self.log_scale.exp(), []
+        images = None
+        if "pixels" in batch:
+            images = self.model.tower("vision", batch["pixels"]).float()
+            losses.append(self._pairs(images, self.anchors, batch["labels"]))
+        for modality, tower in (("sounds", "audio"), ("speech", "audio"), ("texts", "text")):
+            if modality in batch:
+                prompts, kinds = self.model.tower(tower, batch[modality]).float(), batch[f"{modality}_kinds"]
+                losses.append(F.cross_entropy(scale * prompts @ self.anchors.T, kinds))
+                if images is not None:
+                    losses.append(self._pairs(images, prompts, batch["labels"][:, kinds]))
+        return torch.stack(losses).sum()
+
+    def _pairs(self, images: Tensor, prompts: Tensor, labels: Tensor) -> Tensor:
+        logits = self.log_scale.exp() * images @ prompts.T + self.bias
+        # the mean over all pairs, times the number of kinds that a picture is asked about at once
+        return F.binary_cross_entropy_with_logits(logits, labels) * 4
 
 
 class Batches:
-    """Batch number `step` of a run: drawn from the pool by the run's seed and the step alone."""
+    """Batch number `step` of a stage: drawn from the pool by the seed, the stage and the step alone."""
 
-    def __init__(self, pool: dict[str, Part], model: ImageBind, batch: int, seed: int) -> None:
-        self.pool, self.batch, self.seed = pool, batch, seed
+    def __init__(self, pool: dict[str, Part], model: ImageBind, stage: Stage, batch: int, seed: int) -> None:
+        self.pool, self.stage, self.batch = pool, stage, batch
+        self.seed = [seed, list(Stage).index(stage)]
         self.texts: list[Tensor] = [model.tokens(texts(kind, "train")) for kind in range(len(KINDS))]
         self.members = {
             part: [np.flatnonzero(pool[part].labels == kind) for kind in range(len(KINDS))]
@@ -107,7 +129,19 @@ class Batches:
         self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
 
     def __call__(self, step: int, size: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.seed, step])
+        rng = np.random.default_rng([*self.seed, step])
+        batch = {} if self.stage == Stage.audio else self._pictures(rng, size)
+        for part, number in PROMPTS_PER_KIND.get(self.stage.value, {}).items():
+            chosen = np.concatenate([rng.choice(members, number) for members in self.members[part]])
+            batch[part] = _vary(torch.from_numpy(self.pool[part][chosen]).float()[:, None], rng)
+            batch[f"{part}_kinds"] = torch.from_numpy(self.pool[part].labels[chosen])
+        if self.stage != Stage.audio:
+            chosen_texts = [tokens[rng.integers(0, len(tokens), TEXTS_PER_KIND)] for tokens in self.texts]
+            batch["texts"] = torch.cat(chosen_texts)
+            batch["texts_kinds"] = torch.arange(len(KINDS)).repeat_interleave(TEXTS_PER_KIND)
+        return batch
+
+    def _pictures(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         near = size == CLOSE_UP_SIZE
         pictures = self.pool["close_ups" if near else "pictures"]
         indices = rng.integers(0, len(pictures), self.batch * 4 if near else self.batch)
@@ -117,37 +151,31 @@ class Batches:
         flipped = torch.from_numpy(rng.random(len(indices)) < 0.5)
         pixels[flipped] = pixels[flipped].flip(-1)
         labels = torch.from_numpy(pictures.labels[indices])
-        batch = {
+        return {
             "pixels": (pixels - self.mean) / self.std,
             "labels": F.one_hot(labels, len(KINDS)).float() if near else labels.float(),
         }
-        for part, members in self.members.items():
-            chosen = np.concatenate([rng.choice(m, PROMPTS_PER_KIND[part]) for m in members])
-            batch[part] = _vary(torch.from_numpy(self.pool[part][chosen]).float()[:, None], rng)
-            batch[f"{part}_kinds"] = torch.from_numpy(self.pool[part].labels[chosen])
-        chosen_texts = [tokens[rng.integers(0, len(tokens), PROMPTS_PER_KIND["texts"])] for tokens in self.texts]
-        batch["texts"] = torch.cat(chosen_texts)
-        batch["texts_kinds"] = torch.arange(len(KINDS)).repeat_interleave(PROMPTS_PER_KIND["texts"])
-        return batch
 
 
 def _vary(mels: Tensor, rng: np.random.Generator) -> Tensor:
     """Log-mels `[N, 1, 128, 204]` at other levels, shifted in time and pitch, with bands of time and pitch masked."""
     for mel in mels:
         mel += float(rng.normal(0, 0.15))
-        mel.copy_(mel.roll((int(rng.integers(-2, 3)), int(rng.integers(-20, 21))), (1, 2)))
-        low, width = int(rng.integers(0, 120)), int(rng.integers(0, 16))
-        start, length = int(rng.integers(0, 190)), int(rng.integers(0, 24))
+        mel.copy_(mel.roll((int(rng.integers(-2, 3)), int(rng.integers(-8, 9))), (1, 2)))
+        low, width = int(rng.integers(0, 120)), int(rng.integers(0, 10))
+        start, length = int(rng.integers(0, 190)), int(rng.integers(0, 8))
         mel[:, low : low + width] = mel.mean()
         mel[:, :, start : start + length] = mel.mean()
     return mels
 
 
-def picture_size(step: int, steps: int, near: float, fine: float) -> int:
+def picture_size(stage: Stage, step: int, steps: int, near: float, fine: float) -> int:
     """Close-ups first, which teach the kinds in a fraction of the time; then scenes at 3/4, last at full size."""
+    full: int = SHAPE["image_size"]
+    if stage == Stage.joint:
+        return full
     if step < near * steps:
         return CLOSE_UP_SIZE
-    full: int = SHAPE["image_size"]
     return full if step >= (1 - fine) * steps else full * 3 // 4
 
 
@@ -181,67 +209,87 @@ def _save(path: Path, state: dict[str, Any]) -> None:
     part.replace(path)
 
 
+def _assemble(trainer: Trainer, out: Path) -> None:
+    """The joint stage starts from the vision stage's towers and the audio stage's."""
+    trained = torch.load(out / "vision.pt", weights_only=True)["trainer"]
+    heard = torch.load(out / "audio.pt", weights_only=True)["trainer"]
+    trainer.load_state_dict({key: heard[key] if ".audio." in key else value for key, value in trained.items()})
+
+
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on where it stopped.")],
+    stage: Annotated[
+        list[Stage] | None, typer.Option(help="Only these stages; vision and audio may run at the same time.")
+    ] = None,
     pictures: Annotated[int, typer.Option(help="Pictures in the pool.")] = 73_728,
     close_ups: Annotated[int, typer.Option(help="Close-ups of one thing in the pool.")] = 98_304,
     prompts: Annotated[int, typer.Option(help="Sounds, and spoken names, in the pool.")] = 16_384,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 3_400,
+    vision_steps: Annotated[int, typer.Option(help="Steps of the vision stage.")] = 3_200,
+    audio_steps: Annotated[int, typer.Option(help="Steps of the audio stage.")] = 3_000,
+    joint_steps: Annotated[int, typer.Option(help="Steps of the joint stage.")] = 400,
     batch: Annotated[int, typer.Option(help="Pictures in a step.")] = 64,
-    near: Annotated[float, typer.Option(help="Share of the steps, at the start, on close-ups.")] = 0.36,
-    fine: Annotated[float, typer.Option(help="Share of the steps, at the end, at full size; before, at 3/4.")] = 0.18,
-    peak: Annotated[float, typer.Option(help="Largest learning rate.")] = 1.5e-3,
+    near: Annotated[float, typer.Option(help="Share of the vision stage, at its start, on close-ups.")] = 0.32,
+    fine: Annotated[float, typer.Option(help="Share of it, at its end, at full size; between, at 3/4.")] = 0.18,
+    peak: Annotated[float, typer.Option(help="Largest learning rate; a fifth of it in the joint stage.")] = 1.5e-3,
     seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     workers: Annotated[int, typer.Option(help="Processes that make the pool.")] = os.cpu_count() or 1,
-    evaluate_every: Annotated[int, typer.Option(help="Steps between held-out figures.")] = 300,
+    evaluate_every: Annotated[int, typer.Option(help="Steps between held-out figures.")] = 400,
+    held_out: Annotated[int, typer.Option(help="Scenes that held-out figures are of.")] = 200,
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
 ) -> None:
     """Trains avgrad-mini; writes OUT/mini.safetensors and OUT/log.jsonl."""
     counts = {"pictures": pictures, "close_ups": close_ups, "sounds": prompts, "speech": prompts}
     pool = make_pool(out / "pool", counts, seed, SHAPE["image_size"], workers)
-    trainer = Trainer(seed).to(device)
-    batches = Batches(pool, trainer.model, batch, seed)
-    decayed = [p for p in trainer.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in trainer.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
-    held_out, checkpoint, first = HeldOut(200, SHAPE["image_size"]), out / "checkpoint.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        trainer.load_state_dict(state["trainer"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-    start = time.perf_counter()
-    progress = tqdm(range(first, steps), initial=first, total=steps, desc="training", unit="step")
-    for step in progress:
-        size = picture_size(step, steps, near, fine)
-        on_device = {key: value.to(device) for key, value in batches(step, size).items()}
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            loss = trainer.loss(on_device)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
-        optimizer.step()
-        progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            _save(
-                checkpoint,
-                {"trainer": trainer.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1},
-            )
-        if (step + 1) % evaluate_every == 0 or step + 1 == steps:
-            export(trainer, out / "mini.safetensors")
-            trainer.eval()
-            figures: dict[str, Any] = {"step": step + 1, "loss": round(loss.item(), 4)}
-            figures |= {key: round(value, 4) for key, value in held_out.figures(trainer.model).items()}
-            figures["seconds"] = round(time.perf_counter() - start, 1)
-            trainer.train()
-            tqdm.write(json.dumps(figures))
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(figures) + "\n")
+    examiner = HeldOut(held_out, SHAPE["image_size"])
+    lengths = {Stage.vision: vision_steps, Stage.audio: audio_steps, Stage.joint: joint_steps}
+    for current in stage or list(Stage):
+        steps, start = lengths[current], time.perf_counter()
+        trainer = Trainer(seed).to(device)
+        batches = Batches(pool, trainer.model, current, batch, seed)
+        decayed = [p for p in trainer.parameters() if p.requires_grad and p.ndim > 1]
+        plain = [p for p in trainer.parameters() if p.requires_grad and p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
+        checkpoint, first = out / f"{current.value}.pt", 0
+        if checkpoint.exists():
+            state = torch.load(checkpoint, weights_only=True, map_location=device)
+            trainer.load_state_dict(state["trainer"])
+            optimizer.load_state_dict(state["optimizer"])
+            first = state["step"]
+        elif current == Stage.joint:
+            _assemble(trainer, out)
+        progress = tqdm(range(first, steps), initial=first, total=steps, desc=current.value, unit="step")
+        for step in progress:
+            size = picture_size(current, step, steps, near, fine)
+            on_device = {key: value.to(device) for key, value in batches(step, size).items()}
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, peak / 5 if current == Stage.joint else peak)
+            with torch.autocast(torch.device(device).type, torch.bfloat16):
+                loss = trainer.loss(on_device)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
+            optimizer.step()
+            progress.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+            last = step + 1 == steps
+            if (step + 1) % save_every == 0 or last:
+                state = {"trainer": trainer.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+                _save(checkpoint, state)
+            if (step + 1) % evaluate_every == 0 or last:
+                if current == Stage.joint:
+                    export(trainer, out / "mini.safetensors")
+                trainer.eval()
+                figures: dict[str, Any] = {"stage": current.value, "step": step + 1, "loss": round(loss.item(), 4)}
+                modalities = {Stage.vision: ["text"], Stage.audio: []}.get(current, ["sound", "speech", "text"])
+                found = examiner.figures(trainer.model, modalities) | examiner.accuracy(trainer.model, trainer.anchors)
+                figures |= {key: round(value, 4) for key, value in found.items()}
+                figures["seconds"] = round(time.perf_counter() - start, 1)
+                trainer.train()
+                tqdm.write(json.dumps(figures))
+                with (out / "log.jsonl").open("a") as log:
+                    log.write(json.dumps(figures) + "\n")
 
 
 if __name__ == "__main__":
     typer.run(train)
-

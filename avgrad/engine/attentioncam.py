@@ -1,0 +1,42 @@
+"""AttentionCAM: GradCAM on the last layer's attention, its heads in the place of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from avgrad.engine.legrad import Pooling
+from avgrad.engine.trace import as_maps, first_row, gradients, in_chunks, pooled_row, trace
+from avgrad.engine.vit import VisionTransformer
+
+
+@torch.no_grad()
+@in_chunks
+def attentioncam(
+    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+) -> Tensor:
+    """AttentionCAM (Bousselham et al. 2025, Eq. 11; it goes back to a baseline of Chefer et al. 2020).
+
+    Of the pooled row a of the attention: `w_k = mean_j(ds/da_kj)` over the patches j, `E_j = relu(mean_k(w_k a_kj))`.
+    Our reading: s is the model's own score; the attention is that of the last of `layers`; the row is the class
+    token's, the mean of the patches' rows where the model pools by the mean, or the attentional pooler's own.
+
+    Args: as `avgrad.engine.legrad.legrad`; `pooling` has no meaning here, since s is the model's own.
+
+    Returns:
+        `[B, P, 1, patches]`, at least float32, 0 or more.
+    """
+    traced = trace(view, pixels, [max(layers)])
+    tokens, start = traced.inputs[0].shape[1], view.num_prefix_tokens
+    attention = traced.attentions[0] if traced.pooler_attention is None else traced.pooler_attention
+    maps = []
+    for (gradient,) in gradients(traced.output, [attention], prompts):
+        if traced.pooler_attention is None:
+            slopes, row = (pooled_row(view, matrix) for matrix in (gradient, attention.detach()))
+        else:
+            slopes, row = (first_row(view, tokens, matrix[:, :, 0]) for matrix in (gradient, attention.detach()))
+        weights = slopes[..., start:].mean(-1, keepdim=True)
+        maps.append(as_maps(view, (weights * row).mean(1).relu()))
+    return torch.stack(maps, dim=1)[:, :, None]

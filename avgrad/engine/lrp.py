@@ -1,0 +1,228 @@
+"""Relevance propagation through a vision transformer, and three methods that read it (Chefer et al. 2020).
+
+The rules of "Transformer Interpretability Beyond Attention Visualization", for relevance R of an operation's output:
+
+- linear (Eq. 4, bias left out): R goes to the inputs in proportion to their positive contributions `x_j w_ji`.
+- LayerNorm, GELU, softmax, LayerScale: R passes as it is.
+- matrix product and sum of two tensors (Eq. 7): R goes to each input u as `u * (du of the output)^T (R / output)`. Of a
+  product both inputs get all of R this way, and of a sum their shares may be huge and cancel, so each is brought to its
+  part of the total (Eqs. 8 to 10): a half for a product, `|sum R_u| / (|sum R_u| + |sum R_v|)` for a sum.
+
+So the total is conserved from the score to the first block's input (but for a channel that no input makes larger:
+it has nowhere to pass its relevance). Our reading: the score is one linear layer, whose
+weight is the prompt taken back through the projection (as in a zero-shot classifier), with relevance 1; that the
+embedding is brought to unit length changes nothing then. Where a token is pooled by the mean, that is a sum. All three
+methods use these rules; the original's LRP baselines leave the residual sums as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from avgrad.engine.chefercam import relevant
+from avgrad.engine.legrad import Pooling
+from avgrad.engine.trace import as_maps, attention_of, first_row, gradients, in_chunks, pooled_row, trace
+from avgrad.engine.vit import Block, UnsupportedModelError, VisionTransformer, activate
+
+# Prompts are propagated in groups whose attention relevance, over all layers, fits in this many bytes.
+RELEVANCE_BYTES = 2**28
+
+Visit = Callable[[int, Tensor], None]
+
+
+def _divide(a: Tensor, b: Tensor) -> Tensor:
+    """`a / b`, and 0 where b is 0."""
+    return torch.where(b == 0, 0, a / b)
+
+
+def _linear(relevance: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Relevance of a linear layer's input `[B, ..., d_in]` from its output's, `[B, P, ..., d_out]`."""
+    up, down = weight.clamp_min(0), weight.clamp_max(0)
+    plus, minus = x.clamp_min(0), x.clamp_max(0)
+    share = _divide(relevance, (F.linear(plus, up) + F.linear(minus, down))[:, None])
+    return plus[:, None] * (share @ up) + minus[:, None] * (share @ down)
+
+
+def _sum(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Relevance of the two addends `[B, n, d]` from their sum's, `[B, P, n, d]`."""
+    share = _divide(relevance, (a + b)[:, None])
+    of_a, of_b = a[:, None] * share, b[:, None] * share
+    total, sum_a, sum_b = (t.sum((-2, -1), keepdim=True) for t in (relevance, of_a, of_b))
+    parts = sum_a.abs() + sum_b.abs()
+    return of_a * _divide(sum_a.sign() * total, parts), of_b * _divide(sum_b.sign() * total, parts)
+
+
+def _product(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Relevance of a `[B, h, n, k]` and b `[B, h, m, k]` from that of `a b^T`, `[B, P, h, n, m]`."""
+    share = _divide(relevance, (a @ b.transpose(-1, -2))[:, None]) / 2
+    return a[:, None] * (share @ b[:, None]), b[:, None] * (share.transpose(-1, -2) @ a[:, None])
+
+
+def _through_block(block: Block, x: Tensor, relevance: Tensor, stop: bool) -> tuple[Tensor, Tensor]:
+    """Relevance of the block's attention `[B, P, h, n, n]` and of its input, from its output's `[B, P, n, d]`.
+
+    With `stop` the first is all that is wanted, and the second is whatever came by.
+    """
+    attention, values = attention_of(block, x)
+    context, none = attention @ values, torch.zeros_like(x)
+    added = block.mix(none, context)
+    y = x + added
+    normed = block.norm2(y)
+    hidden = F.linear(normed, block.fc1_weight, block.fc1_bias)
+    residual, changed = _sum(relevance, y, block.transform(none, hidden))
+    changed = _linear(changed, activate(block.activation, hidden), block.fc2_weight)
+    relevance = residual + _linear(changed, normed, block.fc1_weight)
+    residual, attended = _sum(relevance, x, added)
+    attended = _linear(attended, context.transpose(1, 2).flatten(2), block.out_weight)
+    heads = attended.unflatten(-1, (block.num_heads, -1)).transpose(2, 3)
+    of_attention, of_values = _product(heads, attention, values.transpose(-1, -2))
+    of_values = of_values.transpose(-1, -2)
+    if stop:
+        return of_attention, residual
+    q, k, _ = block.heads(x)
+    of_queries, of_keys = _product(of_attention, q, k)
+    parts = torch.stack([of_queries, of_keys, of_values], dim=2)  # [B, P, 3, h, n, d_h]
+    parts = parts.permute(0, 1, 4, 2, 3, 5).flatten(3)
+    return of_attention, residual + _linear(parts, block.norm1(x), block.qkv_weight)
+
+
+def propagate(
+    view: VisionTransformer, inputs: Sequence[Tensor], prompts: Tensor, visit: Visit, stop: int = -1
+) -> Tensor:
+    """Propagates each prompt's relevance, 1 in all, from the score back through the blocks.
+
+    Args:
+        view: the model.
+        inputs: what goes into each block, and what comes out of the last, `[B, n, d]` each.
+        prompts: `[B, P, D]`.
+        visit: called with each layer's number and the relevance of its attention, `[B, P, h, n, n]`, from the last
+            layer on.
+        stop: the layer whose attention is the last one wanted; -1 for going through to the first block's input.
+
+    Returns:
+        Relevance of the first block's input, `[B, P, n, d]`; with `stop` 0 or more, nothing that has a meaning.
+
+    Raises:
+        UnsupportedModelError: the model pools by attention, for which the paper has no rules.
+    """
+    if view.pooler is not None:
+        raise UnsupportedModelError("relevance propagation needs a model that does not pool by attention")
+    tokens, head, start = inputs[-1], view.head, view.num_prefix_tokens
+    pooled = tokens[:, :1] if view.pool == "cls" else tokens[:, start:]
+    if view.norm_before_pool and head.norm is not None:
+        pooled = head.norm(pooled)
+    mean = pooled.mean(1)
+    scored = mean if view.norm_before_pool or head.norm is None else head.norm(mean)
+    weight = prompts if head.weight is None else prompts @ head.weight  # [B, P, d]
+    positive = (scored[:, None] * weight).clamp_min(0)
+    relevance = _divide(positive, positive.sum(-1, keepdim=True))[:, :, None]  # [B, P, 1, d]
+    relevance = pooled[:, None] * _divide(relevance, mean[:, None, None]) / pooled.shape[1]
+    before = 0 if view.pool == "cls" else start
+    relevance = F.pad(relevance, (0, 0, before, tokens.shape[1] - before - pooled.shape[1]))
+    for index in range(len(view.blocks) - 1, max(stop, 0) - 1, -1):
+        attention, relevance = _through_block(view.blocks[index], inputs[index], relevance, index == stop)
+        visit(index, attention)
+    return relevance
+
+
+def _inputs(view: VisionTransformer, pixels: Tensor) -> list[Tensor]:
+    """What goes into each block, and what comes out of the last."""
+    inputs = [view.embed(pixels.to(view.device, view.dtype))]
+    for block in view.blocks:
+        inputs.append(block(inputs[-1]))
+    return inputs
+
+
+def _groups(view: VisionTransformer, inputs: Sequence[Tensor], prompts: Tensor) -> tuple[Tensor, ...]:
+    """The prompts in groups, along their dimension."""
+    batch, tokens, _ = inputs[0].shape
+    per_prompt = len(view.blocks) * batch * view.blocks[0].num_heads * tokens**2 * inputs[0].element_size()
+    return prompts.split(max(1, RELEVANCE_BYTES // per_prompt), dim=1)
+
+
+@torch.no_grad()
+@in_chunks
+def lrp(
+    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+) -> Tensor:
+    """The relevance that reaches each patch, by the rules of `avgrad.engine.lrp` (the "LRP" of Chefer et al. 2020).
+
+    Our reading: it is read at the first block's input, summed over channels. The original goes on to the pixels, which
+    shares a patch's relevance out within the patch, less what the position embedding takes.
+
+    Args: as `avgrad.engine.legrad.legrad`; `layers` and `pooling` have no meaning here.
+
+    Returns:
+        `[B, P, 1, patches]`, at least float32, of either sign.
+
+    Raises:
+        UnsupportedModelError: the model pools by attention.
+    """
+    inputs = _inputs(view, pixels)
+    maps = [propagate(view, inputs, part, lambda *_: None).sum(-1) for part in _groups(view, inputs, prompts)]
+    return as_maps(view, torch.cat(maps, dim=1))[:, :, None]
+
+
+@torch.no_grad()
+@in_chunks
+def partial_lrp(
+    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+) -> Tensor:
+    """The relevance of a layer's attention ("partial LRP", after Voita et al. 2019): `E_j = mean_k(relu(R_k))_j`.
+
+    Of R the row is taken that the model pools: the class token's, or the mean of the patches'. The layer is the last
+    of `layers`.
+
+    Args: as `avgrad.engine.legrad.legrad`; `pooling` has no meaning here.
+
+    Returns:
+        `[B, P, 1, patches]`, at least float32, 0 or more.
+
+    Raises:
+        UnsupportedModelError: the model pools by attention.
+    """
+    inputs, last = _inputs(view, pixels), max(layers)
+    maps: list[Tensor] = []
+    for part in _groups(view, inputs, prompts):
+        found: dict[int, Tensor] = {}
+        propagate(view, inputs, part, found.__setitem__, stop=last)
+        maps.append(as_maps(view, pooled_row(view, found[last].relu().mean(2))))
+    return torch.cat(maps, dim=1)[:, :, None]
+
+
+@torch.no_grad()
+@in_chunks
+def transformer_attribution(
+    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+) -> Tensor:
+    """Transformer attribution (Chefer et al. 2020, Eqs. 13 and 14).
+
+    `C = (I + M_1) (I + M_2) ... (I + M_L)`, in the order of the released code (the last layer leftmost), with
+    `M_l = mean_k(relu(ds/dA_lk * R_lk))` and R the relevance of the attention. The map is the row of C that the model
+    pools. Our reading: s is the model's own score.
+
+    Args: as `avgrad.engine.legrad.legrad`; only `layers` are multiplied; `pooling` has no meaning here.
+
+    Returns:
+        `[B, P, 1, patches]`, at least float32, 0 or more.
+
+    Raises:
+        UnsupportedModelError: the model pools by attention.
+    """
+    inputs, maps = _inputs(view, pixels), []
+    parts = _groups(view, inputs, prompts)
+    traced = trace(view, pixels, layers)
+    slopes = gradients(traced.output, traced.attentions, prompts)
+    for part in parts:
+        relevance: dict[int, Tensor] = {}
+        propagate(view, inputs, part, relevance.__setitem__, stop=min(layers))
+        for p in range(part.shape[1]):
+            row = first_row(view, inputs[0].shape[1]).expand(len(pixels), -1)
+            for index, gradient in reversed(list(zip(layers, next(slopes), strict=True))):
+                row = row + (row[:, None] @ relevant(gradient, relevance[index][:, p]))[:, 0]
+            maps.append(as_maps(view, row))
+    return torch.stack(maps, dim=1)[:, :, None]

@@ -1,0 +1,219 @@
+"""The view of timm's vision transformers.
+
+It takes what it knows by exact type. Everything else that timm's `VisionTransformer` can be built of (qk-norm, gated
+MLPs, parallel blocks, ...) is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avgrad.engine.vit import (
+    Activation,
+    AttentionPooler,
+    Block,
+    Head,
+    Norm,
+    PoolerMlp,
+    UnsupportedModelError,
+    VisionTransformer,
+    interpolate_positions,
+)
+
+Refuse = Callable[[str], UnsupportedModelError]
+
+
+def trunk_view(model: nn.Module, name: str, projection: nn.Linear | None, cosine: bool = True) -> VisionTransformer:
+    """The view of a vision transformer of timm.
+
+    Args:
+        model: an object of timm's `VisionTransformer` itself. What its own `head` does is not looked at.
+        name: of the model, for errors.
+        projection: from its pooled features to the embedding; None where they are the embedding.
+        cosine: as in `avgrad.engine.vit.Head`.
+
+    Raises:
+        UnsupportedModelError: naming the part that the view cannot express.
+    """
+    from timm.layers import PatchEmbed  # type: ignore[attr-defined]
+    from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
+
+    def refuse(part: str) -> UnsupportedModelError:
+        return UnsupportedModelError(f"{name} cannot be explained: {part}")
+
+    if type(model) is not TimmVisionTransformer:
+        raise refuse(f"it is a {type(model).__name__}, and timm's VisionTransformer is expected")
+    trunk: Any = model
+    if type(trunk.patch_embed) is not PatchEmbed:
+        raise refuse(f"its patches are made by {type(trunk.patch_embed).__name__}, and PatchEmbed is expected")
+    patch, grid = trunk.patch_embed.patch_size, trunk.patch_embed.grid_size
+    if patch[0] != patch[1]:
+        raise refuse("its patches are not square")
+    if grid is None or (grid[0] != grid[1] and trunk.pos_embed is not None):
+        raise refuse("its position embeddings are not of a square grid")
+    prefix: int = trunk.num_prefix_tokens
+    if trunk.global_pool not in ("token", "avg", "map"):
+        raise refuse(f"its pooling is {trunk.global_pool!r}, and 'token', 'avg' or 'map' is expected")
+    if trunk.global_pool == "avg" and trunk.pool_include_prefix and prefix:
+        raise refuse("its pooling takes the mean of the patches and the tokens in front of them")
+    if (trunk.global_pool == "map") != (trunk.attn_pool is not None):
+        raise refuse("its pooling is said to be one thing and built as another")
+    embed_norm, norm_pre = _norm(trunk.patch_embed.norm, refuse), _norm(trunk.norm_pre, refuse)
+    norm, pooled_norm = _norm(trunk.norm, refuse), _norm(trunk.fc_norm, refuse)
+    if norm is not None and pooled_norm is not None:
+        raise refuse("it has a final LayerNorm both before and after its pooling")
+
+    def embed(pixels: Tensor) -> Tensor:
+        patches: Tensor = trunk.patch_embed.proj(pixels)
+        size = (patches.shape[-2], patches.shape[-1])
+        tokens = patches.flatten(2).transpose(1, 2)
+        if embed_norm is not None:
+            tokens = embed_norm(tokens)
+        front = [t.expand(len(pixels), -1, -1) for t in (trunk.cls_token, trunk.reg_token) if t is not None]
+        if trunk.pos_embed is not None and trunk.no_embed_class:
+            tokens = tokens + interpolate_positions(trunk.pos_embed, size, 0, antialias=True)
+        tokens = torch.cat([*front, tokens], dim=1)
+        if trunk.pos_embed is not None and not trunk.no_embed_class:
+            tokens = tokens + interpolate_positions(trunk.pos_embed, size, prefix, antialias=True)
+        return tokens if norm_pre is None else norm_pre(tokens)
+
+    return VisionTransformer(
+        embed=embed,
+        blocks=[_block(block, refuse) for block in trunk.blocks],
+        head=Head(
+            norm if pooled_norm is None else pooled_norm,
+            None if projection is None else projection.weight,
+            None if projection is None else projection.bias,
+            cosine=cosine,
+        ),
+        patch_size=patch[0],
+        num_prefix_tokens=prefix,
+        pool="cls" if trunk.global_pool == "token" else "mean",
+        norm_before_pool=pooled_norm is None,
+        pooler=None
+        if trunk.attn_pool is None
+        else _pooler(trunk.attn_pool, 0 if trunk.pool_include_prefix else prefix, refuse),
+    )
+
+
+def _norm(norm: nn.Module, refuse: Refuse) -> Norm | None:
+    from timm.layers import LayerNorm, LayerNormFp32  # type: ignore[attr-defined]
+
+    if type(norm) is nn.Identity:
+        return None
+    if type(norm) not in (nn.LayerNorm, LayerNorm, LayerNormFp32):
+        raise refuse(f"it has a {type(norm).__name__} where a LayerNorm is expected")
+    layer: Any = norm
+    return Norm(layer.weight, layer.bias, layer.eps)
+
+
+def _activation(module: nn.Module, refuse: Refuse) -> Activation:
+    from timm.layers.activations import GELU, GELUTanh, QuickGELU
+
+    if type(module) is nn.GELU:
+        return "gelu_tanh" if module.approximate == "tanh" else "gelu"
+    known: dict[type, Activation] = {GELU: "gelu", GELUTanh: "gelu_tanh", QuickGELU: "quick_gelu", nn.ReLU: "relu"}
+    if type(module) not in known:
+        raise refuse(f"its activation is {type(module).__name__}, and GELU, QuickGELU or ReLU is expected")
+    return known[type(module)]
+
+
+def _check_mlp(mlp: nn.Module, refuse: Refuse) -> Any:
+    from timm.layers import Mlp  # type: ignore[attr-defined]
+
+    if type(mlp) is not Mlp:
+        raise refuse(f"its MLP is a {type(mlp).__name__}, and timm's plain Mlp is expected")
+    if type(mlp.norm) is not nn.Identity:
+        raise refuse("its MLP has a norm inside")
+    return mlp
+
+
+def _block(block: Any, refuse: Refuse) -> Block:
+    from timm.layers import Attention, LayerScale  # type: ignore[attr-defined]
+    from timm.models.vision_transformer import Block as TimmBlock
+
+    if type(block) is not TimmBlock:
+        raise refuse(f"its blocks are {type(block).__name__}, and timm's plain Block is expected")
+    attention, mlp = block.attn, _check_mlp(block.mlp, refuse)
+    if type(attention) is not Attention:
+        raise refuse(f"its attention is a {type(attention).__name__}, and timm's plain Attention is expected")
+    if type(attention.q_norm) is not nn.Identity or type(attention.k_norm) is not nn.Identity:
+        raise refuse("its attention normalises queries and keys (qk-norm)")
+    if type(attention.norm) is not nn.Identity or attention.gate is not None:
+        raise refuse("its attention has a norm or a gate behind the values")
+    width = attention.qkv.in_features
+    if attention.attn_dim != width or attention.proj.out_features != width:
+        raise refuse("its attention is not as wide as its tokens")
+    norm1, norm2 = _norm(block.norm1, refuse), _norm(block.norm2, refuse)
+    if norm1 is None or norm2 is None:
+        raise refuse("its blocks have no LayerNorm in front")
+    scales = []
+    for scale in (block.ls1, block.ls2):
+        if type(scale) not in (LayerScale, nn.Identity):
+            raise refuse(f"it has a {type(scale).__name__} where a LayerScale is expected")
+        scales.append(scale.gamma if isinstance(scale, LayerScale) else None)
+    return Block(
+        norm1=norm1,
+        qkv_weight=attention.qkv.weight,
+        qkv_bias=attention.qkv.bias,
+        out_weight=attention.proj.weight,
+        out_bias=attention.proj.bias,
+        num_heads=attention.num_heads,
+        norm2=norm2,
+        fc1_weight=mlp.fc1.weight,
+        fc1_bias=mlp.fc1.bias,
+        fc2_weight=mlp.fc2.weight,
+        fc2_bias=mlp.fc2.bias,
+        activation=_activation(mlp.act, refuse),
+        scale1=scales[0],
+        scale2=scales[1],
+    )
+
+
+def _pooler(pooler: Any, num_skipped: int, refuse: Refuse) -> AttentionPooler:
+    from timm.layers import AttentionPoolLatent  # type: ignore[attr-defined]
+
+    if type(pooler) is not AttentionPoolLatent:
+        raise refuse(f"its pooler is a {type(pooler).__name__}, and AttentionPoolLatent is expected")
+    if type(pooler.q_norm) is not nn.Identity or type(pooler.k_norm) is not nn.Identity:
+        raise refuse("its pooler normalises queries and keys (qk-norm)")
+    if pooler.pos_embed is not None:
+        raise refuse("its pooler has position embeddings of its own")
+    if pooler.pool != "token" and pooler.latent_len > 1:
+        raise refuse("its pooler takes the mean of several queries")
+    if type(pooler.proj) is not nn.Linear:
+        raise refuse("its pooler has no projection")
+    key_weight, value_weight = pooler.kv.weight.chunk(2)
+    key_bias, value_bias = (None, None) if pooler.kv.bias is None else pooler.kv.bias.chunk(2)
+    projected = type(pooler.q) is nn.Linear
+    mlp = None
+    if pooler.mlp is not None:
+        layers = _check_mlp(pooler.mlp, refuse)
+        mlp = PoolerMlp(
+            norm=_norm(pooler.norm, refuse),
+            fc1_weight=layers.fc1.weight,
+            fc1_bias=layers.fc1.bias,
+            fc2_weight=layers.fc2.weight,
+            fc2_bias=layers.fc2.bias,
+            activation=_activation(layers.act, refuse),
+        )
+    return AttentionPooler(
+        query=pooler.latent[0, 0],
+        query_norm=None,
+        query_weight=pooler.q.weight if projected else None,
+        query_bias=pooler.q.bias if projected else None,
+        token_norm=None,
+        key_weight=key_weight,
+        key_bias=key_bias,
+        value_weight=value_weight,
+        value_bias=value_bias,
+        out_weight=pooler.proj.weight,
+        out_bias=pooler.proj.bias,
+        num_heads=pooler.num_heads,
+        mlp=mlp,
+        num_skipped=num_skipped,
+    )
