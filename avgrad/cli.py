@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,7 +72,16 @@ def localize(
     template: Annotated[
         list[str] | None, typer.Option(help="Text around each word, as in 'a photo of a {}'; several are averaged.")
     ] = None,
-    method: Annotated[str, typer.Option(help="How heatmaps are made: legrad, raw_attention or cosine.")] = "legrad",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How heatmaps are made: legrad (the default), raw_attention, rollout, gradcam, ...; given several "
+            "times, each has a folder of its own in --out, and methods.png shows them side by side."
+        ),
+    ] = None,
+    layers_grid: Annotated[
+        bool, typer.Option("--layers-grid", help="Also write layers.png: each layer's map.")
+    ] = False,
     layers: Annotated[
         str | None, typer.Option(help="all, K: from layer K, -K: the last K, or a list such as 3,5,7.")
     ] = None,
@@ -99,8 +109,10 @@ def localize(
     from avgrad.models.checkpoints import checkpoint_path
     from avgrad.models.registry import load
 
-    if method not in METHODS:
-        raise typer.BadParameter(f"--method {method} is unknown; there are {', '.join(METHODS)}")
+    methods = list(dict.fromkeys(method or ["legrad"]))
+    for name in methods:
+        if name not in METHODS:
+            raise typer.BadParameter(f"--method {name} is unknown; there are {', '.join(METHODS)}")
     number_type = getattr(torch, dtype, None)
     if number_type not in (torch.float32, torch.bfloat16, torch.float16):
         raise typer.BadParameter(f"--dtype {dtype} is not float32, bfloat16 or float16")
@@ -125,18 +137,40 @@ def localize(
         resolve_layers(which, len(loaded.vision.blocks))
     except ValueError as error:
         raise typer.BadParameter(f"--layers {error}") from None
-    localizer = Localizer(loaded, method=method, layers=which, pooling=pooling, size=size, keep=False)  # type: ignore[arg-type]
-    localizer.set_image(image)
-    result = localizer.localize(
-        audio=audio, text=text, speech=speech, image_prompts=image_prompt, templates=template or ("{}",)
-    )
-    result.seconds.update(seconds)
+    results: list[Localization] = []
+    for name in methods:
+        localizer = Localizer(loaded, method=name, layers=which, pooling=pooling, size=size, keep=False)  # type: ignore[arg-type]
+        localizer.set_image(image)
+        if results:
+            results.append(localizer.localize(prompts=results[0].prompts))
+        else:
+            results.append(
+                localizer.localize(
+                    audio=audio, text=text, speech=speech, image_prompts=image_prompt, templates=template or ("{}",)
+                )
+            )
+        results[-1].seconds.update(seconds)
     try:
-        result.save(out, image=str(image), device=device, dtype=dtype, peak_memory_bytes=_peak_memory())
+        _save(results, out, layers_grid, image=str(image), device=device, dtype=dtype)
     except OSError as error:
         raise typer.BadParameter(f"--out {out} cannot be written: {error.strerror}") from None
-    _print(result)
+    for result in results:
+        _print(result)
     print(f"\nwritten to {out}")
+
+
+def _save(results: list[Localization], out: Path, layers_grid: bool, **more: Any) -> None:
+    """One result into `out`, or each of several into a folder of its own, and the pictures that show them together."""
+    from avgrad.localization import write_whole
+    from avgrad.panels import layer_panel, method_panel
+
+    for result in results:
+        folder = out if len(results) == 1 else out / result.method
+        result.save(folder, **more, peak_memory_bytes=_peak_memory())
+        if layers_grid:
+            write_whole(folder / "layers.png", partial(layer_panel(result).save, format="PNG"))
+    if len(results) > 1:
+        write_whole(out / "methods.png", partial(method_panel(results).save, format="PNG"))
 
 
 def _peak_memory() -> int | None:

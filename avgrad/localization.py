@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+def blend(image: Image.Image, heat: np.ndarray, opacity: float = 0.75, colormap: str = "turbo") -> Image.Image:
+    """A picture with a heatmap `[H, W]` in [0, 1] laid over it, RGB; see `Localization.overlay`."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    colors = colormaps[colormap](heat)[..., :3] * 255
+    # the square root lets the picture show through where it is cold and still marks what is half warm
+    weight = opacity * np.sqrt(heat)[..., None]
+    blended = np.asarray(image) * (1 - weight) + colors * weight
+    return Image.fromarray(np.rint(blended).astype(np.uint8))
+
+
 @dataclass(frozen=True, eq=False)
 class Localization:
     """Where each of P prompts is in one picture of H x W pixels.
@@ -65,15 +77,7 @@ class Localization:
             opacity: of the hottest place, in [0, 1]; cold places stay as they are.
             colormap: a name that matplotlib knows.
         """
-        from matplotlib import colormaps
-        from PIL import Image
-
-        heat = self.heatmaps[index].numpy()
-        colors = colormaps[colormap](heat)[..., :3] * 255
-        # the square root lets the picture show through where it is cold and still marks what is half warm
-        weight = opacity * np.sqrt(heat)[..., None]
-        blended = np.asarray(self.image) * (1 - weight) + colors * weight
-        return Image.fromarray(np.rint(blended).astype(np.uint8))
+        return blend(self.image, self.heatmaps[index].numpy(), opacity, colormap)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but pictures and maps, ready for JSON."""
@@ -117,7 +121,7 @@ class Localization:
         for index, prompt in enumerate(self.prompts):
             words = re.sub(r"[^\w.-]+", "_", prompt.label).strip("._")[:60]
             save_overlay = partial(self.overlay(index).save, format="PNG")
-            files.append(_write(folder / f"overlay_{index}_{words}.png", save_overlay))
+            files.append(write_whole(folder / f"overlay_{index}_{words}.png", save_overlay))
         arrays: dict[str, Any] = {
             "heatmaps": self.heatmaps.half().numpy(),
             "layer_maps": self.layer_maps.numpy(),
@@ -125,13 +129,13 @@ class Localization:
             "scores": self.scores.numpy(),
             "labels": np.array([prompt.label for prompt in self.prompts]),
         }
-        files.append(_write(folder / "heatmaps.npz", lambda file: np.savez_compressed(file, **arrays)))
+        files.append(write_whole(folder / "heatmaps.npz", lambda file: np.savez_compressed(file, **arrays)))
         document = json.dumps({**self.to_dict(), **more}, indent=2, ensure_ascii=False) + "\n"
-        files.append(_write(folder / "result.json", lambda file: file.write(document.encode())))
+        files.append(write_whole(folder / "result.json", lambda file: file.write(document.encode())))
         return files
 
 
-def _write(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
     """A file that is either whole or not there: written under another name, then renamed."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -172,11 +172,12 @@ def compare(
     layers: Any = None,
     **options: Any,
 ) -> None:
-    """Holds a method's raw maps of two pictures and three prompts against `expected(slow, prompt)`, `[L, patches]`."""
-    pixels, prompts = random_input(view, batch=2, height=3 * PATCH, width=4 * PATCH, prompts=3)
+    """Holds a method's raw maps of two pictures and two prompts each against `expected(slow, prompt)`, `[L, patches]`."""
+    pixels, prompts = random_input(view, batch=2, height=3 * PATCH, width=4 * PATCH, prompts=2)
     actual = attribute(view, pixels, prompts, method, layers, per_layer=True, **options).flatten(-2)
     assert actual.dtype == torch.float64
     for picture, own, maps in zip(pixels, prompts, actual, strict=True):
+        slow = Slow.run(view, picture)
         for prompt, one in zip(own, maps, strict=True):
-            wanted = expected(Slow.run(view, picture), prompt).detach()
+            wanted = expected(slow, prompt).detach()
             torch.testing.assert_close(one, wanted, rtol=1e-7, atol=1e-10 * float(wanted.abs().max()))

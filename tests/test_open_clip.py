@@ -40,6 +40,7 @@ def _model(seed: int = 0, quick_gelu: bool = False, **vision: Any) -> open_clip.
         {"pool_type": "avg", "final_ln_after_pool": True},
         {"no_ln_pre": True, "mlp_ratio": 2.0, "patch_dropout": 0.5},
         {"pos_embed_type": "sin_cos_2d"},
+        {"attentional_pool": True, "attn_pooler_queries": 5},
     ],
     ids=str,
 )
@@ -65,10 +66,11 @@ def test_real_models_of_many_shapes(shape: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"attentional_pool": True}, "pools by attention"),
+        ({"attentional_pool": "cascade"}, "more than the first query of one attentional pooler"),
         ({"block_type": "custom", "qk_norm": True}, "CustomResidualAttentionBlock"),
         ({"layers": (1, 1, 1, 1)}, "ModifiedResNet"),
-        ({"timm_model_name": "vit_tiny_patch16_224", "image_size": 224}, "TimmModel"),
+        ({"timm_model_name": "resnet18", "image_size": 224}, "it is a ResNet"),
+        ({"timm_model_name": "vit_tiny_patch16_224", "image_size": 224, "timm_proj": "mlp"}, "ends in Mlp"),
     ],
 )
 def test_models_that_the_view_cannot_express_are_refused(shape: dict[str, Any], message: str) -> None:
@@ -119,6 +121,9 @@ def test_every_listed_architecture_is_accepted() -> None:
             assert not _is_expressible(config), error
         else:
             assert _is_expressible(config), architecture
-            assert len(view.blocks) == config["vision_cfg"]["layers"]
+            layers = config["vision_cfg"].get("layers")
+            assert len(view.blocks) == (len(model.visual.trunk.blocks) if layers is None else layers)
+            pools = config["vision_cfg"].get("attentional_pool") or config["vision_cfg"].get("timm_pool") == "map"
+            assert (view.pooler is not None) == bool(pools)
             accepted += 1
-    assert accepted > 40
+    assert accepted > 80

@@ -91,7 +91,7 @@ def _absent(scenes: tuple[Sample, ...], number: int) -> SampleThing:
 
 def _few_colours(picture: Image.Image) -> Image.Image:
     """The picture in 256 colours, dithered: a third of the bytes, which suits a README."""
-    palette = picture.quantize(256)
+    palette = picture.quantize(256, method=Image.Quantize.FASTOCTREE)
     return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
 
 

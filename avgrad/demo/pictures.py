@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from avgrad.demo.answers import MODALITIES, Answer, Look
 from avgrad.media import open_audio
@@ -35,9 +35,10 @@ class Area(NamedTuple):
 
 def outline(mask: NDArray[np.bool_], width: int = 1) -> NDArray[np.bool_]:
     """The pixels up to `width` inside and outside a mask's edge: bool [H, W], as the mask is."""
-    picture = Image.fromarray(mask.astype(np.uint8) * 255)
-    wide, narrow = (picture.filter(kind(2 * width + 1)) for kind in (ImageFilter.MaxFilter, ImageFilter.MinFilter))
-    return np.asarray(np.asarray(wide) != np.asarray(narrow))
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    side = 2 * width + 1
+    return np.asarray(maximum_filter(mask, side, mode="nearest") != minimum_filter(mask, side, mode="nearest"))
 
 
 def outlined(

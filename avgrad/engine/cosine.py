@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avgrad.engine.legrad import Pooling
-from avgrad.engine.vit import VisionTransformer
+from avgrad.engine.vit import AttentionPooler, VisionTransformer
 
 
 @torch.no_grad()
@@ -17,6 +17,9 @@ def cosine(
     view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
 ) -> Tensor:
     """Cosine similarity of patches (after the last of the layers and the head) and prompts (the paper's plain row).
+
+    Where the model pools by attention, the pooler looks at each patch alone: its attention to it is 1, so that what
+    comes out is that patch's value, projected.
 
     Args: as `avgrad.engine.legrad.legrad`; `pooling` has no meaning here.
 
@@ -26,6 +29,18 @@ def cosine(
     x = view.embed(pixels.to(view.device, view.dtype))
     for block in view.blocks[: max(layers) + 1]:
         x = block(x)
-    patches = F.normalize(view.head(x[:, view.num_prefix_tokens :]), dim=-1)
+    if view.pooler is None:
+        embedded = view.head(x[:, view.num_prefix_tokens :])
+    elif view.norm_before_pool:
+        embedded = view.head.project(_alone(view.pooler, x if view.head.norm is None else view.head.norm(x), view))
+    else:
+        embedded = view.head(_alone(view.pooler, x, view))
+    patches = F.normalize(embedded, dim=-1)
     similarity = F.normalize(prompts, dim=-1) @ patches.transpose(-1, -2)
     return similarity.to(torch.promote_types(view.dtype, torch.float32))[:, :, None]
+
+
+def _alone(pooler: AttentionPooler, tokens: Tensor, view: VisionTransformer) -> Tensor:
+    """What the pooler makes of each patch alone, `[B, patches, d_p]`, of all of a layer's tokens `[B, n, d]`."""
+    _, _, values = pooler.heads(tokens)
+    return pooler.transform(pooler.mix(values[:, :, view.num_prefix_tokens - pooler.num_skipped :]))

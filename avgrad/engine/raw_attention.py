@@ -1,4 +1,4 @@
-"""Raw attention: where the class token of the last layer looks. It knows nothing of the prompt: a baseline."""
+"""Raw attention: where the class token or the pooler looks. It knows nothing of the prompt: a baseline."""
 
 from __future__ import annotations
 
@@ -17,20 +17,28 @@ def raw_attention(
 ) -> Tensor:
     """The last of the layers' class-token attention, heads averaged (Bousselham et al. 2025, Eq. 12).
 
+    Where the model pools by attention, it is the pooler's attention to that layer's output, as the model itself lets it
+    look: behind the final LayerNorm, if that comes before the pooler.
+
     Args: as `avgrad.engine.legrad.legrad`; `pooling` has no meaning here.
 
     Returns:
         `[B, P, 1, patches]`, at least float32, in [0, 1], the same for every prompt.
 
     Raises:
-        UnsupportedModelError: the model has no class token.
+        UnsupportedModelError: the model has neither a class token nor an attentional pooler.
     """
-    if view.num_prefix_tokens < 1:
+    if view.num_prefix_tokens < 1 and view.pooler is None:
         raise UnsupportedModelError("raw_attention needs a class token, and this model has none")
     x = view.embed(pixels.to(view.device, view.dtype))
     for block in view.blocks[: max(layers)]:
         x = block(x)
-    q, k, _ = view.blocks[max(layers)].heads(x)
+    if view.pooler is None:
+        q, k, _ = view.blocks[max(layers)].heads(x)
+    else:
+        x = view.blocks[max(layers)](x)
+        q, k, _ = view.pooler.heads(view.head.norm(x) if view.norm_before_pool and view.head.norm is not None else x)
     attention = (q[:, :, :1] @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1).mean(1)
-    attention = attention[..., view.num_prefix_tokens :].to(torch.promote_types(view.dtype, torch.float32))
+    patches = x.shape[1] - view.num_prefix_tokens
+    attention = attention[..., -patches:].to(torch.promote_types(view.dtype, torch.float32))
     return attention[:, None].expand(-1, prompts.shape[1], -1, -1)

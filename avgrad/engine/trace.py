@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Concatenate, ParamSpec
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,7 @@ from avgrad.engine.vit import AttentionPooler, Block, VisionTransformer
 # Pictures are taken in groups whose graphs fit in about this many bytes, so that memory does not grow with the batch.
 GRAPH_BYTES = 2**30
 
-Options = ParamSpec("Options")
-Chunked = Callable[Concatenate[VisionTransformer, Tensor, Tensor, Options], Tensor]
+Method = TypeVar("Method", bound=Callable[..., Tensor])
 
 
 @dataclass(frozen=True)
@@ -135,13 +134,11 @@ def as_maps(view: VisionTransformer, row: Tensor) -> Tensor:
     return row[..., view.num_prefix_tokens :].to(torch.promote_types(view.dtype, torch.float32))
 
 
-def in_chunks(method: Chunked[Options]) -> Chunked[Options]:
+def in_chunks(method: Method) -> Method:
     """Lets a method see the batch in groups of pictures whose graphs fit in `GRAPH_BYTES`."""
 
     @wraps(method)
-    def chunked(
-        view: VisionTransformer, pixels: Tensor, prompts: Tensor, *rest: Options.args, **options: Options.kwargs
-    ) -> Tensor:
+    def chunked(view: VisionTransformer, pixels: Tensor, prompts: Tensor, *rest: Any, **options: Any) -> Tensor:
         rows, columns = view.grid(pixels)
         tokens, block = rows * columns + view.num_prefix_tokens, view.blocks[0]
         # a block keeps about two attention matrices per head and twenty vectors of its width per token
@@ -150,4 +147,4 @@ def in_chunks(method: Chunked[Options]) -> Chunked[Options]:
         parts = zip(pixels.split(chunk), prompts.split(chunk), strict=True)
         return torch.cat([method(view, *part, *rest, **options) for part in parts])
 
-    return chunked
+    return cast(Method, chunked)

@@ -208,9 +208,7 @@ def _open_zip(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # what a damaged pickle raises is not bounded by anything
         reason = str(error).split("\n")[0]
-        raise CheckpointError(
-            f"{path} is a zip file but no intact checkpoint ({reason}); {ACCEPTED}"
-        ) from error
+        raise CheckpointError(f"{path} is a zip file but no intact checkpoint ({reason}); {ACCEPTED}") from error
     content = _state_dict(content)
     if not isinstance(content, dict):
         kind = type(content).__name__
@@ -243,9 +241,7 @@ def check_layout(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[in
                 f"{key} in {source} has shape {list(found.shape)}; the configuration asks for {list(shape)}"
             )
         if not found.is_floating_point():
-            raise CheckpointError(
-                f"{key} in {source} is of type {found.dtype}; a floating-point type is expected"
-            )
+            raise CheckpointError(f"{key} in {source} is of type {found.dtype}; a floating-point type is expected")
 
 
 def read_configuration(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[int] | None]:

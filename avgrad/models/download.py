@@ -98,9 +98,7 @@ def download_imagebind(
                 with suppress(OSError):  # Windows lets nobody remove a file that is open
                     lock.unlink()
     except Timeout:
-        raise CheckpointError(
-            f"another process is downloading {path} just now; wait for it to finish"
-        ) from None
+        raise CheckpointError(f"another process is downloading {path} just now; wait for it to finish") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written ({error.strerror or error}); {AGAIN}") from error
     return path
@@ -161,9 +159,7 @@ def _fetch(url: str, path: Path, attempts: int, pause: float) -> None:
             failures = 1 if arrived > most else failures + 1
             most = max(most, arrived)
             if failures >= attempts:
-                mending = (
-                    f"{arrived} bytes of it are kept, {AGAIN}" if arrived else "check the network connection"
-                )
+                mending = f"{arrived} bytes of it are kept, {AGAIN}" if arrived else "check the network connection"
                 raise CheckpointError(f"{url} could not be downloaded ({error}); {mending}") from error
             wait = pause * 2 ** (failures - 1)
             tqdm.write(f"the connection broke ({error}); the next attempt is in {wait:g} s")
@@ -193,9 +189,7 @@ def _attempt(url: str, path: Path) -> None:
                 raise _BrokenConnectionError("the server sent another part than the one asked for")
         else:
             if arrived:
-                tqdm.write(
-                    "the server's file has changed or cannot be sent in parts; the download starts anew"
-                )
+                tqdm.write("the server's file has changed or cannot be sent in parts; the download starts anew")
             _discard(path)
             length = response.headers["Content-Length"] or ""
             arrived, size = 0, int(length) if length.isdecimal() else None

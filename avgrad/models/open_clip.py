@@ -173,7 +173,11 @@ def vision_view(visual: nn.Module, name: str) -> VisionTransformer:
         return UnsupportedModelError(f"{name} cannot be explained: {part}")
 
     if type(visual) is TimmModel:
-        return trunk_view(visual.get_submodule("trunk"), name, _projection(visual, refuse))
+        view = trunk_view(visual.get_submodule("trunk"), name)
+        projection = _projection(visual, refuse)
+        if projection is None:
+            return view
+        return replace(view, head=replace(view.head, weight=projection.weight, bias=projection.bias))
     if not isinstance(visual, OpenClipVisionTransformer):
         raise refuse(f"its image tower is a {type(visual).__name__}, and open_clip's VisionTransformer is expected")
     pooler = None if visual.attn_pool is None else _pooler(visual, refuse)
@@ -345,7 +349,7 @@ def _is_timm_expressible(vision: dict[str, Any]) -> bool:
     if not timm.is_plain(architecture) or vision.get("timm_proj") == "mlp":
         return False
     try:
-        trunk_view(timm.shell(architecture, global_pool=vision.get("timm_pool") or None), architecture, None)
+        trunk_view(timm.shell(architecture, global_pool=vision.get("timm_pool") or None), architecture)
     except UnsupportedModelError:
         return False
     return True

@@ -77,7 +77,7 @@ class Entry:
 
 
 def available() -> list[Entry]:
-    """The models that can be loaded: the bundled one, ImageBind, and what the view can express of open_clip and timm."""
+    """The models that can be loaded: our own, ImageBind, and what the view can express of open_clip and timm."""
     huge = checkpoint_path("imagebind_huge")
     entries = [
         Entry("mini", ("audio", "text"), "here (bundled)"),

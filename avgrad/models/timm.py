@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,10 +188,10 @@ def classifier_view(model: nn.Module, name: str) -> VisionTransformer:
     Raises:
         UnsupportedModelError: naming the part that the view cannot express.
     """
-    view = trunk_view(model, name, None, cosine=False)
+    view = trunk_view(model, name)
     if not isinstance(model.get_submodule("head"), nn.Linear):
         raise UnsupportedModelError(f"{name} cannot be explained: it has no classifier, whose classes could be prompts")
-    return view
+    return replace(view, head=replace(view.head, cosine=False))
 
 
 def shell(architecture: str, **options: Any) -> nn.Module:

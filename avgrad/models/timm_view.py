@@ -27,14 +27,12 @@ from avgrad.engine.vit import (
 Refuse = Callable[[str], UnsupportedModelError]
 
 
-def trunk_view(model: nn.Module, name: str, projection: nn.Linear | None, cosine: bool = True) -> VisionTransformer:
-    """The view of a vision transformer of timm.
+def trunk_view(model: nn.Module, name: str) -> VisionTransformer:
+    """The view of a vision transformer of timm, whose embedding is what it pools: its own `head` is left out.
 
     Args:
-        model: an object of timm's `VisionTransformer` itself. What its own `head` does is not looked at.
+        model: an object of timm's `VisionTransformer` itself.
         name: of the model, for errors.
-        projection: from its pooled features to the embedding; None where they are the embedding.
-        cosine: as in `avgrad.engine.vit.Head`.
 
     Raises:
         UnsupportedModelError: naming the part that the view cannot express.
@@ -48,8 +46,11 @@ def trunk_view(model: nn.Module, name: str, projection: nn.Linear | None, cosine
     if type(model) is not TimmVisionTransformer:
         raise refuse(f"it is a {type(model).__name__}, and timm's VisionTransformer is expected")
     trunk: Any = model
+    known = "cls_token reg_token pos_embed patch_embed patch_drop norm_pre blocks norm attn_pool fc_norm head"
+    _check_parts(trunk, known, refuse)
     if type(trunk.patch_embed) is not PatchEmbed:
         raise refuse(f"its patches are made by {type(trunk.patch_embed).__name__}, and PatchEmbed is expected")
+    _check_parts(trunk.patch_embed, "proj norm", refuse)
     patch, grid = trunk.patch_embed.patch_size, trunk.patch_embed.grid_size
     if patch[0] != patch[1]:
         raise refuse("its patches are not square")
@@ -84,12 +85,7 @@ def trunk_view(model: nn.Module, name: str, projection: nn.Linear | None, cosine
     return VisionTransformer(
         embed=embed,
         blocks=[_block(block, refuse) for block in trunk.blocks],
-        head=Head(
-            norm if pooled_norm is None else pooled_norm,
-            None if projection is None else projection.weight,
-            None if projection is None else projection.bias,
-            cosine=cosine,
-        ),
+        head=Head(norm if pooled_norm is None else pooled_norm, None),
         patch_size=patch[0],
         num_prefix_tokens=prefix,
         pool="cls" if trunk.global_pool == "token" else "mean",
@@ -98,6 +94,14 @@ def trunk_view(model: nn.Module, name: str, projection: nn.Linear | None, cosine
         if trunk.attn_pool is None
         else _pooler(trunk.attn_pool, 0 if trunk.pool_include_prefix else prefix, refuse),
     )
+
+
+def _check_parts(module: nn.Module, known: str, refuse: Refuse) -> None:
+    """Refuses a module with layers or weights of its own that other releases of timm may add."""
+    parts = [*module.named_parameters(recurse=False), *module.named_children()]
+    for name, part in parts:
+        if name not in known.split() and type(part) not in (nn.Identity, nn.Dropout):
+            raise refuse(f"its {type(module).__name__} has a part {name!r}, which is not known here")
 
 
 def _norm(norm: nn.Module, refuse: Refuse) -> Norm | None:
@@ -127,6 +131,7 @@ def _check_mlp(mlp: nn.Module, refuse: Refuse) -> Any:
 
     if type(mlp) is not Mlp:
         raise refuse(f"its MLP is a {type(mlp).__name__}, and timm's plain Mlp is expected")
+    _check_parts(mlp, "fc1 act norm fc2", refuse)
     if type(mlp.norm) is not nn.Identity:
         raise refuse("its MLP has a norm inside")
     return mlp
@@ -138,15 +143,15 @@ def _block(block: Any, refuse: Refuse) -> Block:
 
     if type(block) is not TimmBlock:
         raise refuse(f"its blocks are {type(block).__name__}, and timm's plain Block is expected")
+    _check_parts(block, "norm1 attn ls1 drop_path1 norm2 mlp ls2 drop_path2", refuse)
     attention, mlp = block.attn, _check_mlp(block.mlp, refuse)
     if type(attention) is not Attention:
         raise refuse(f"its attention is a {type(attention).__name__}, and timm's plain Attention is expected")
     if type(attention.q_norm) is not nn.Identity or type(attention.k_norm) is not nn.Identity:
         raise refuse("its attention normalises queries and keys (qk-norm)")
-    if type(attention.norm) is not nn.Identity or attention.gate is not None:
-        raise refuse("its attention has a norm or a gate behind the values")
+    _check_parts(attention, "qkv q_norm k_norm proj", refuse)
     width = attention.qkv.in_features
-    if attention.attn_dim != width or attention.proj.out_features != width:
+    if attention.qkv.out_features != 3 * width or attention.proj.out_features != width:
         raise refuse("its attention is not as wide as its tokens")
     norm1, norm2 = _norm(block.norm1, refuse), _norm(block.norm2, refuse)
     if norm1 is None or norm2 is None:
@@ -181,6 +186,7 @@ def _pooler(pooler: Any, num_skipped: int, refuse: Refuse) -> AttentionPooler:
         raise refuse(f"its pooler is a {type(pooler).__name__}, and AttentionPoolLatent is expected")
     if type(pooler.q_norm) is not nn.Identity or type(pooler.k_norm) is not nn.Identity:
         raise refuse("its pooler normalises queries and keys (qk-norm)")
+    _check_parts(pooler, "latent q kv q_norm k_norm pos_embed proj norm mlp", refuse)
     if pooler.pos_embed is not None:
         raise refuse("its pooler has position embeddings of its own")
     if pooler.pool != "token" and pooler.latent_len > 1:

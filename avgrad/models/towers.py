@@ -187,9 +187,7 @@ class AudioStem(nn.Module):
     def __init__(self, config: ImageBindConfig) -> None:
         super().__init__()
         width, kernel, stride = config.audio_embed_dim, config.audio_kernel_size, config.audio_stride
-        rows, columns = (
-            (side - kernel) // stride + 1 for side in (config.audio_num_mel_bins, config.audio_target_len)
-        )
+        rows, columns = ((side - kernel) // stride + 1 for side in (config.audio_num_mel_bins, config.audio_target_len))
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embedding_helper = Positions(rows * columns, width)
         self.rgbt_stem = nn.ModuleDict(
