@@ -172,7 +172,7 @@ def compare(
     layers: Any = None,
     **options: Any,
 ) -> None:
-    """Holds a method's raw maps of two pictures and two prompts each against `expected(slow, prompt)`, `[L, patches]`."""
+    """Holds a method's raw maps of two pictures and two prompts each against `expected`'s, `[L, patches]` each."""
     pixels, prompts = random_input(view, batch=2, height=3 * PATCH, width=4 * PATCH, prompts=2)
     actual = attribute(view, pixels, prompts, method, layers, per_layer=True, **options).flatten(-2)
     assert actual.dtype == torch.float64

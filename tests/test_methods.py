@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -274,3 +275,30 @@ def test_batches_change_nothing(method: str, name: str, monkeypatch: pytest.Monk
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-13)
     in_parts = attribute(view, pixels, prompts, method, per_layer=True)
     torch.testing.assert_close(in_parts, together, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.slow  # the package alone takes long to import
+@pytest.mark.parametrize("layer", [0, 2])
+def test_gradcam_is_that_of_pytorch_grad_cam(layer: int) -> None:
+    """Held against the package grad-cam where that is installed; both leave the class token out."""
+    grad_cam = pytest.importorskip("pytorch_grad_cam")
+    timm = pytest.importorskip("timm")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    from avgrad.models.timm_view import trunk_view
+
+    torch.manual_seed(0)
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3, "num_classes": 5}
+    model = timm.models.VisionTransformer(**shape).eval()
+    torch.nn.init.normal_(model.head.weight)
+    view = trunk_view(model, "small")
+    view = replace(view, head=replace(view.head, cosine=False))
+    pixels = torch.randn(2, 3, 32, 32)
+    original = grad_cam.GradCAM(
+        model, [model.blocks[layer]], reshape_transform=lambda x: x[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+    )
+    expected = torch.from_numpy(original(pixels, [ClassifierOutputTarget(kind) for kind in (1, 3)]))
+    prompts = model.head.weight[[1, 3]].detach()[:, None]
+    actual = attribute(view, pixels, prompts, "gradcam", layers=[layer], class_token=False)[:, 0]
+    assert actual.amax() == 1
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)

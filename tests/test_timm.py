@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +147,6 @@ def test_preprocessing_is_the_librarys() -> None:
     [
         ({"qk_norm": True}, "qk-norm"),
         ({"scale_attn_norm": True}, "Attention has a part 'norm'"),
-        ({"attn_layer": partial(timm.layers.Attention, gated=True)}, "Attention has a part 'gate'"),
         ({"scale_mlp_norm": True}, "MLP has a norm inside"),
         ({"mlp_layer": timm.layers.SwiGLU}, "MLP is a SwiGLU"),
         ({"mlp_layer": timm.layers.GluMlp}, "MLP is a GluMlp"),
@@ -171,6 +169,16 @@ def test_preprocessing_is_the_librarys() -> None:
 def test_models_that_the_view_cannot_express_are_refused(shape: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=f"odd cannot be explained: .*{message}"):
         TimmClassifier(_model(**shape), "odd")
+
+
+def test_a_part_that_is_not_known_is_refused() -> None:
+    """Other releases of timm may put more into the same classes."""
+    for path in ("", "patch_embed", "blocks.1", "blocks.1.attn", "blocks.1.mlp", "attn_pool", "attn_pool.mlp"):
+        for part in (torch.nn.Linear(48, 48), torch.nn.Parameter(torch.ones(48))):
+            model = _model(global_pool="map")
+            setattr(model.get_submodule(path), "gate", part)  # noqa: B010
+            with pytest.raises(UnsupportedModelError, match="has a part 'gate', which is not known here"):
+                TimmClassifier(model, "odd")
 
 
 def test_names_that_are_none() -> None:
@@ -249,7 +257,7 @@ def test_true_size(name: str) -> None:
             features = original.forward_head(original.forward_features(pixels), pre_logits=True)
         expected = torch.nn.functional.normalize(features, dim=-1)
         torch.testing.assert_close(model.encode_image(pixels), expected, rtol=0, atol=1e-5)
-        prompts = model.encode_text(["281", "282"])
-        closed = attribute(model.vision, pixels, prompts, layers=-2, per_layer=True)
-        oracle = attribute(model.vision, pixels, prompts, "legrad_autograd", layers=-2, per_layer=True)
+        prompts = model.encode_text(["281"])
+        closed = attribute(model.vision, pixels, prompts, layers=-1, per_layer=True)
+        oracle = attribute(model.vision, pixels, prompts, "legrad_autograd", layers=-1, per_layer=True)
         assert (closed - oracle).abs().amax() < 2e-6 * oracle.amax()

@@ -89,12 +89,12 @@ class Pen:
         self._matrix = (rotation @ proportions * self._scale).T
         self._offset = ((np.array(centre) - (self._left, self._top)) * supersampling)[None]
         self._bend = (self.uniform(0.01, 0.05), rng.uniform(1.5, 3.0, 2), rng.uniform(0, 2 * math.pi, 2))
-        off_palette = self.chance(0.12)
+        off_palette = self.chance(0.05)
         self._hue = self.uniform(0, 1) if off_palette else float(rng.normal(0, 0.018))
         self._saturation = self.uniform(0.7, 1.15)
         self._value = self.uniform(0.82, 1.08)
         self._wash = self.uniform(0.0, 0.5) if off_palette else self.uniform(0.0, 0.05)
-        self._outlined = not self.chance(0.15)
+        self._outlined = not self.chance(0.05)
         self.line = self.uniform(0.035, 0.07)
         self.ink = self.colour(self.uniform(0, 1), 0.4, self.uniform(0.05, 0.2))
         self._image = Image.new("RGBA", (side, side), (*self.ink[:3], 0))

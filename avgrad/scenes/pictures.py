@@ -101,7 +101,7 @@ def draw_scene(
 
 def _attempt(rng: np.random.Generator, size: int, wanted: list[int], zoom: float) -> Scene | None:
     """Draws a scene; None where a thing is hidden too much or has come out too large."""
-    canvas = draw_background(rng, size) * 255
+    canvas = _calm(rng, draw_background(rng, size)) * 255
     light = rng.uniform(0, 2 * math.pi)
     shadow = rng.uniform(0.15, 0.45) if rng.random() < 0.5 else 0.0
     layers = _arrange(rng, wanted, zoom)
@@ -139,6 +139,13 @@ def _attempt(rng: np.random.Generator, size: int, wanted: list[int], zoom: float
     return Scene(_develop(rng, canvas, size), wanted, masks)
 
 
+def _calm(rng: np.random.Generator, background: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Takes a background back behind the things: its texture keeps a part of its contrast, its colours of their depth."""
+    mean = background.mean((0, 1), keepdims=True)
+    grey = mean.mean()
+    return grey + (mean - grey) * np.float32(0.8) + (background - mean) * np.float32(rng.uniform(0.25, 0.6))
+
+
 def _arrange(rng: np.random.Generator, wanted: list[int], zoom: float) -> list[_Placed]:
     """Finds sizes and places in units of the picture's side, in the order of painting."""
     layers: list[_Placed] = []
@@ -146,7 +153,7 @@ def _arrange(rng: np.random.Generator, wanted: list[int], zoom: float) -> list[_
         area = min(0.145, 0.06 * math.exp(0.42 * rng.normal()))
         unit = math.sqrt(zoom * area / DRAWINGS[kind].area)
         layers.append(_place(rng, kind, unit, layers, 0.75))
-    for _ in range(int(rng.choice(4, p=(0.3, 0.3, 0.25, 0.15)))):
+    for _ in range(int(rng.choice(3, p=(0.5, 0.35, 0.15)))):
         unit = math.sqrt(zoom * rng.uniform(0.008, 0.06) / _CLUTTER_AREA_UNITS)
         item = _place(rng, -1, unit, layers, 0.7)
         layers.insert(0 if rng.random() < 0.5 else len(layers), item)
@@ -219,9 +226,9 @@ def _shade(rng: np.random.Generator, colours: NDArray[np.float32], light: float)
 
 def _develop(rng: np.random.Generator, canvas: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
     """Varies exposure, contrast, colour cast, sharpness and noise; returns uint8 [H, W, 3]."""
-    brightness, contrast = rng.uniform(-28, 28), rng.uniform(0.7, 1.2)
+    brightness, contrast = rng.uniform(-18, 18), rng.uniform(0.8, 1.2)
     gain = (contrast * rng.uniform(0.92, 1.08, 3)).astype(np.float32)
-    blur, grain, seed = rng.uniform(0, 1), rng.uniform(0, 1) ** 2 * 14, int(rng.integers(2**63))
+    blur, grain, seed = rng.uniform(0, 1), rng.uniform(0, 1) ** 2 * 10, int(rng.integers(2**63))
     if blur > 0.6:
         image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
         image = image.filter(ImageFilter.GaussianBlur((blur - 0.6) * 2 * size / 256))
