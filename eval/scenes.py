@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import avgrad
 from avgrad.encoders.audio import SAMPLE_RATE, log_mel_clips
+from avgrad.localization import write_whole
 from avgrad.media import open_audio
 from avgrad.models.imagebind import ImageBind
 from avgrad.scenes import KINDS, draw_scene, mix_sound, scene_rng, spoken, texts
@@ -147,9 +148,7 @@ def main(
     blob = figures["central_blob"]
     print(f"| none | central blob | {blob['mIoU']:.3f} | {blob['mAP']:.3f} | | |")
     if out:
-        part = out.with_name(f".{out.name}.part")
-        part.write_text(json.dumps(figures, indent=2) + "\n")
-        part.replace(out)
+        write_whole(out, lambda file: file.write((json.dumps(figures, indent=2) + "\n").encode()))
 
 
 if __name__ == "__main__":

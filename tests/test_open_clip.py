@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,12 @@ def test_names_that_are_none() -> None:
             load(name)
 
 
+@pytest.mark.skipif(find_spec("transformers") is not None, reason="the transformers package is installed")
+def test_a_tokenizer_that_needs_another_package_is_said() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"ViT-B-16-SigLIP/webli has a tokenizer.*pip install transformers"):
+        load("open_clip:ViT-B-16-SigLIP/webli")
+
+
 def test_weights_from_a_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     original = open_clip.create_model("ViT-S-32-alt", load_weights=False).eval()
@@ -126,4 +133,4 @@ def test_every_listed_architecture_is_accepted() -> None:
             pools = config["vision_cfg"].get("attentional_pool") or config["vision_cfg"].get("timm_pool") == "map"
             assert (view.pooler is not None) == bool(pools)
             accepted += 1
-    assert accepted > 80
+    assert accepted > 70

@@ -122,7 +122,7 @@ def test_mask_is_where_the_thing_is(kind: int, monkeypatch: pytest.MonkeyPatch) 
 def test_wrong_requests_are_refused() -> None:
     rng = scene_rng("test", 0, 0)
     for arguments in (
-        {"size": 32},
+        {"size": 16},
         {"num_things": 5},
         {"num_things": 0},
         {"kinds": [1, 1]},

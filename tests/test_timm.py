@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -224,25 +223,22 @@ def test_listing() -> None:
 def test_every_listed_name_is_accepted() -> None:
     """All of timm's pretrained models: those that are listed at their true size, without memory."""
     listed = adapter.pretrained()
-    reasons: Counter[str] = Counter()
-    accepted: dict[str, int] = {}
+    accepted: set[str] = set()
+    refused = 0
     for full in timm.list_models(pretrained=True):
         architecture, _, tag = full.partition(".")
         reason = adapter.refusal(full)
         assert (reason is None) == (tag in listed.get(architecture, {})), full
         if reason is not None:
             assert full in reason
-            reasons[reason.partition(": ")[2]] += 1
+            refused += 1
         elif architecture not in accepted:
             with torch.device("meta"):
                 model = timm.create_model(full)
-            accepted[architecture] = len(classifier_view(model, full).blocks)
-            assert accepted[architecture] == len(model.blocks)
-    print(
-        f"{sum(map(len, listed.values()))} names of {len(accepted)} architectures accepted, refused:", *reasons.items()
-    )
+            assert len(classifier_view(model, full).blocks) == len(model.blocks)
+            accepted.add(architecture)
     assert len(accepted) > 70
-    assert sum(reasons.values()) > 1000
+    assert refused > 1000
 
 
 @pytest.mark.slow

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 import time
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from avgrad.demo.answers import Look, look
 from avgrad.demo.page import page
 from avgrad.demo.pictures import gallery, strip
+from avgrad.localization import write_whole
 from avgrad.localizer import Localizer
 from avgrad.models.registry import load
 from avgrad.scenes.samples import Sample, SampleThing, samples
@@ -78,7 +79,7 @@ def run(out: str | os.PathLike[str], progress: bool = True) -> Demo:
     montage = _save(folder / "gallery.png", _few_colours(gallery(looks)))
     seconds = time.perf_counter() - start
     document = page(looks, seconds)
-    written = _write(folder / "index.html", document.encode())
+    written = write_whole(folder / "index.html", lambda file: file.write(document.encode()))
     return Demo(written, montage, tuple(strips), tuple(looks), time.perf_counter() - start)
 
 
@@ -96,16 +97,4 @@ def _few_colours(picture: Image.Image) -> Image.Image:
 
 
 def _save(path: Path, picture: Image.Image) -> Path:
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    return _write(path, stream.getvalue())
-
-
-def _write(path: Path, content: bytes) -> Path:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    return write_whole(path, partial(picture.save, format="PNG"))
