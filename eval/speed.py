@@ -151,8 +151,7 @@ class Report:
         for name, value in self.seconds.items():
             ratios = (column.get(name) for column in self.ratios.values())
             lines.append(
-                f"{name:30}{value:10.3f}"
-                + "".join(" " * 26 if ratio is None else f"{ratio:26.2f}" for ratio in ratios)
+                f"{name:30}{value:10.3f}" + "".join(" " * 26 if ratio is None else f"{ratio:26.2f}" for ratio in ratios)
             )
         return "\n".join(lines)
 

@@ -60,9 +60,7 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, t
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the XDG folders are Linux's")
 @pytest.mark.parametrize("unset", [None, ""])
-def test_cache_folder_without_a_choice(
-    unset: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_cache_folder_without_a_choice(unset: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if unset is None:
         monkeypatch.delenv("AVGRAD_CACHE", raising=False)
     else:
@@ -339,9 +337,7 @@ def test_agrees_with_the_original(seed: int, original: ModuleType, tmp_path: Pat
         reference = original.ImageBindModel(**ORIGINAL_CONFIG).eval()
     with torch.no_grad():
         for tensor in reference.state_dict().values():
-            if (
-                tensor.ndim and tensor.isfinite().all()
-            ):  # biases and norms start at 0 and 1, which hide mistakes
+            if tensor.ndim and tensor.isfinite().all():  # biases and norms start at 0 and 1, which hide mistakes
                 tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.05)
     tokens = torch.randint(1, 49406, (3, 77), generator=generator)
     tokens[0, 5], tokens[0, 6:], tokens[1, 76], tokens[2, 20] = 49407, 0, 49407, 49407
@@ -389,9 +385,7 @@ def test_byte_ranges(name: str, tensors: dict[str, Tensor], tmp_path: Path) -> N
     assert sorted(parts) == sorted(tensors[key].numpy().tobytes() for key in SHAPES)
 
 
-def test_load_benchmark_refuses_another_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_load_benchmark_refuses_another_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "c.pth"
     save_random_checkpoint(path, SHAPES)
     assert main(["--load", "--checkpoint", str(path)]) == 2

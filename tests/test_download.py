@@ -191,9 +191,7 @@ def test_cache_folder_is_the_default(server: Server, tmp_path: Path, monkeypatch
     assert download_imagebind(server.url, config=CONFIG) == tmp_path / "a" / "b" / "imagebind_huge.pth"
 
 
-def test_second_time_downloads_nothing(
-    server: Server, target: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_second_time_downloads_nothing(server: Server, target: Path, capsys: pytest.CaptureFixture[str]) -> None:
     download(server, target)
     capsys.readouterr()
     download(server, target)
@@ -252,9 +250,7 @@ def test_interrupted_run_is_resumed(number: int, server: Server, target: Path) -
     assert re.fullmatch(r"bytes=\d+-", server.asked[-1] or "")
 
 
-def test_without_range_it_starts_over(
-    server: Server, target: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_range_it_starts_over(server: Server, target: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server.ranges = False
     server.breaks = [50_000, 20_000]
     download(server, target)
@@ -279,9 +275,7 @@ def test_weak_etag_is_no_validator(server: Server, target: Path) -> None:
 
 
 @pytest.mark.parametrize("condition", [True, False])
-def test_file_that_changes_between_attempts(
-    condition: bool, server: Server, target: Path, tmp_path: Path
-) -> None:
+def test_file_that_changes_between_attempts(condition: bool, server: Server, target: Path, tmp_path: Path) -> None:
     """Also where the server sends the new file's rest without looking at If-Range."""
     server.condition = condition
     server.breaks = [50_000, -1, -1, -1]

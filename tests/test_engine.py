@@ -111,9 +111,7 @@ def test_closed_form_without_class_token() -> None:
     view = random_view(prefix=0)
     pixels, prompts = random_input(view, batch=1, height=3 * PATCH, width=7 * PATCH, prompts=2)
     expected = attribute(view, pixels, prompts, "legrad_autograd", per_layer=True)
-    torch.testing.assert_close(
-        attribute(view, pixels, prompts, per_layer=True), expected, rtol=1e-10, atol=1e-14
-    )
+    torch.testing.assert_close(attribute(view, pixels, prompts, per_layer=True), expected, rtol=1e-10, atol=1e-14)
     with pytest.raises(ValueError, match="needs a class token"):
         attribute(view, pixels, prompts, pooling="cls")
     with pytest.raises(UnsupportedModelError, match="needs a class token"):

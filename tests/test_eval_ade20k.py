@@ -12,7 +12,6 @@ from eval_small import write_data
 from typer.testing import CliRunner
 
 from avgrad.engine.attribute import METHODS
-from avgrad.models.registry import MINI
 from eval.ade20k import app, parse_layers
 
 
@@ -49,7 +48,6 @@ def test_wrong_arguments_are_named(data: Path, tmp_path: Path, arguments: list[s
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(not MINI.exists(), reason="the bundled model is not trained yet")
 def test_the_bundled_model_from_the_command_line(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ["--data", data, "--prompt", "sound", "--out", out, "--method", "legrad", "--normalization", "image",

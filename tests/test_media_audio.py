@@ -315,8 +315,7 @@ def test_values_on_another_scale() -> None:
 
 @pytest.mark.parametrize(
     ("name", "level"),
-    [("wav", 0.25), ("flac", -1.0)]
-    + [(name, 0.0) for name in ("wav", "flac", "vorbis", "opus", "mp3", "m4a", "webm")],
+    [("wav", 0.25), ("flac", -1.0)] + [(name, 0.0) for name in ("wav", "flac", "vorbis", "opus", "mp3", "m4a", "webm")],
 )
 def test_silent(name: str, level: float) -> None:
     waveform = np.full((1, 48000 * 3), level, np.float32)

@@ -68,9 +68,7 @@ def test_layout(datasets: dict[str, Path], prompt: str) -> None:
             assert 0 <= start < end <= seconds + 0.001
 
 
-def test_prefix_is_stable_and_pictures_do_not_depend_on_the_prompt(
-    datasets: dict[str, Path], tmp_path: Path
-) -> None:
+def test_prefix_is_stable_and_pictures_do_not_depend_on_the_prompt(datasets: dict[str, Path], tmp_path: Path) -> None:
     shorter = write_dataset(tmp_path / "shorter", 5, 7, "sound", size=128, progress=False)
     files = sorted(path.relative_to(shorter) for path in shorter.rglob("*") if path.is_file())
     assert len(files) == 16
@@ -98,9 +96,7 @@ def test_existing_folder_is_refused(tmp_path: Path) -> None:
         write_dataset(tmp_path, 1, 0)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"n": 0}, {"seed": -1}, {"prompt": "smell"}, {"size": 8}, {"split": "test"}]
-)
+@pytest.mark.parametrize("arguments", [{"n": 0}, {"seed": -1}, {"prompt": "smell"}, {"size": 8}, {"split": "test"}])
 def test_wrong_requests_are_refused(tmp_path: Path, arguments: dict[str, object]) -> None:
     with pytest.raises(DatasetError, match="a data set needs"):
         write_dataset(tmp_path / "new", **{"n": 1, "seed": 0, **arguments})

@@ -23,9 +23,7 @@ def test_kinds_are_distinct() -> None:
     ids = [kind.ade_class_id for kind in KINDS]
     assert len(set(ids)) == len(ids)
     assert min(ids) >= 1
-    assert any(number % 256 == 0 or number > 256 for number in ids), (
-        "the encoding's red channel is not in use"
-    )
+    assert any(number % 256 == 0 or number > 256 for number in ids), "the encoding's red channel is not in use"
     names = [name for kind in KINDS for name in (kind.name, *kind.synonyms)]
     assert len(set(names)) == len(names)
 

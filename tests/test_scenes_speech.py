@@ -21,8 +21,7 @@ def test_held_out_voices_and_phrases_are_disjoint() -> None:
     assert len(heldout) >= 5
     assert not set(train) & set(heldout)
     heard = {
-        split: {spoken(0, scene_rng(split, 0, i), split).phrase for i in range(150)}
-        for split in ("train", "heldout")
+        split: {spoken(0, scene_rng(split, 0, i), split).phrase for i in range(150)} for split in ("train", "heldout")
     }
     assert len(heard["train"]) >= 4
     assert len(heard["heldout"]) >= 2
@@ -76,16 +75,10 @@ def test_texts() -> None:
         assert not set(train[len(plain) :]) & set(heldout[len(plain) :])
         assert len(set(train)) == len(train)
     vocabulary = {
-        word
-        for kind in range(len(KINDS))
-        for text in texts(kind, "train")
-        for word in re.findall(r"\w+", text)
+        word for kind in range(len(KINDS)) for text in texts(kind, "train") for word in re.findall(r"\w+", text)
     }
     unseen = {
-        word
-        for kind in range(len(KINDS))
-        for text in texts(kind, "heldout")
-        for word in re.findall(r"\w+", text)
+        word for kind in range(len(KINDS)) for text in texts(kind, "heldout") for word in re.findall(r"\w+", text)
     }
     assert unseen <= vocabulary
     assert len(vocabulary) < 100

@@ -48,8 +48,6 @@ def test_a_trimmed_vocabulary_keeps_its_words() -> None:
         (["dog"], ("a photo",), "has no {}"),
     ],
 )
-def test_wrong_texts_are_said(
-    model: ImageBind, labels: list[str], templates: tuple[str, ...], message: str
-) -> None:
+def test_wrong_texts_are_said(model: ImageBind, labels: list[str], templates: tuple[str, ...], message: str) -> None:
     with pytest.raises(MediaError, match=message):
         encode_labels(model, labels, templates)

@@ -86,13 +86,10 @@ class Audio:
             )
         if self.num_frames < int(MIN_SECONDS * self.sample_rate):
             raise MediaError(
-                f"{name} lasts {1000 * self.duration:.1f} ms; "
-                f"at least {1000 * MIN_SECONDS:.0f} ms is accepted."
+                f"{name} lasts {1000 * self.duration:.1f} ms; at least {1000 * MIN_SECONDS:.0f} ms is accepted."
             )
         if self.duration > MAX_HOURS * 3600:
-            raise MediaError(
-                f"{name} lasts {self.duration / 3600:.0f} hours; at most {MAX_HOURS} are accepted."
-            )
+            raise MediaError(f"{name} lasts {self.duration / 3600:.0f} hours; at most {MAX_HOURS} are accepted.")
 
     @property
     def duration(self) -> float:
@@ -139,9 +136,7 @@ class Audio:
         if self._reader is None:
             raise MediaError(f"{self.name} was closed; an open sound is accepted.")
         if not 0 <= start < stop <= self.num_frames:
-            raise MediaError(
-                f"{self.name} has no frames {start} to {stop}; 0 to {self.num_frames} are accepted."
-            )
+            raise MediaError(f"{self.name} has no frames {start} to {stop}; 0 to {self.num_frames} are accepted.")
         try:
             samples = self._reader.read(start, stop)
         except MediaError:
@@ -157,9 +152,7 @@ class Audio:
                 "that its header promises; a complete file is accepted."
             )
         if not np.isfinite(samples).all():
-            raise MediaError(
-                f"{self.name} has samples that are not finite; finite values in [-1, 1] are accepted."
-            )
+            raise MediaError(f"{self.name} has samples that are not finite; finite values in [-1, 1] are accepted.")
         peak = np.abs(samples).max()
         if peak > MAX_AMPLITUDE:
             raise MediaError(f"{self.name} has samples of {peak:.4g}; values in [-1, 1] are accepted.")
@@ -180,9 +173,7 @@ class Audio:
         distinct = {span: self.read(*span) for span in dict.fromkeys(ranges)}
         spread = max(float((piece.amax(1) - piece.amin(1)).max()) for piece in distinct.values())
         if spread <= SILENT_RANGE:
-            raise MediaError(
-                f"{self.name} is silent in every part that was read; an audible sound is accepted."
-            )
+            raise MediaError(f"{self.name} is silent in every part that was read; an audible sound is accepted.")
         return [distinct[span] for span in ranges]
 
     def close(self) -> None:

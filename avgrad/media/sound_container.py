@@ -59,9 +59,7 @@ class ContainerReader:
             av.open(stream, mode="r", format=self._demuxer, metadata_errors="ignore")
         )
         if not self._container.streams.audio:
-            raise MediaError(
-                f"{self._name} has no sound track; a sound, or a video with a sound track, is accepted."
-            )
+            raise MediaError(f"{self._name} has no sound track; a sound, or a video with a sound track, is accepted.")
         self._track = self._container.streams.audio[0]
         num_channels = self._track.codec_context.channels
         if num_channels > MAX_CHANNELS:  # before decoding, which for thousands can end the interpreter
@@ -162,8 +160,7 @@ class ContainerReader:
         for frame in frames:
             if frame.sample_rate != self.sample_rate or len(frame.layout.channels) != self.num_channels:
                 raise MediaError(
-                    f"{self._name} changes its sample rate or its channels midway; "
-                    "a sound of one kind is accepted."
+                    f"{self._name} changes its sample rate or its channels midway; a sound of one kind is accepted."
                 )
             position = self._position(frame.pts) if frame.pts is not None else expected
             if position is None:
@@ -190,9 +187,7 @@ class ContainerReader:
                 result[:, begin - start : end - start] = samples[:, begin - position : end - position]
                 decoded += end - begin
         if decoded < _MIN_DECODED_SHARE * (stop - start):
-            raise MediaError(
-                f"{self._name} is damaged: most of a piece cannot be decoded; a whole file is accepted."
-            )
+            raise MediaError(f"{self._name} is damaged: most of a piece cannot be decoded; a whole file is accepted.")
         return result
 
     def close(self) -> None:

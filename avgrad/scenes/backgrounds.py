@@ -29,9 +29,7 @@ def _enlarge(grid: Field, size: int, smooth: bool = True) -> Field:
     return np.asarray(Image.fromarray(grid).resize((size, size), method))
 
 
-def noise_field(
-    rng: np.random.Generator, size: int, octaves: tuple[int, ...], persistence: float = 0.6
-) -> Field:
+def noise_field(rng: np.random.Generator, size: int, octaves: tuple[int, ...], persistence: float = 0.6) -> Field:
     """Returns value noise [size, size], about -0.5 to 0.5 and more: an octave for each grid size."""
     total = np.zeros((size, size), dtype=np.float32)
     weight = 1.0
@@ -113,9 +111,7 @@ def bricks(rng: np.random.Generator, size: int) -> Field:
     along = x * rows * rng.uniform(0.35, 0.6) + 0.5 * (row % 2)
     shade = rng.uniform(-0.14, 0.14, (rows, rows + 2)).astype(np.float32)
     index = np.broadcast_to(row.astype(int), along.shape)
-    brick = _blend(
-        0.5 + shade[index, np.floor(along).astype(int)] * 3, _colour(rng, 0.25, 0.8), _colour(rng, 0.4, 0.8)
-    )
+    brick = _blend(0.5 + shade[index, np.floor(along).astype(int)] * 3, _colour(rng, 0.25, 0.8), _colour(rng, 0.4, 0.8))
     gap_x, gap_y = np.abs(along - np.round(along)) < 0.06, np.abs(y * rows - np.round(y * rows)) < 0.1
     return np.where((gap_x | gap_y)[..., None], _colour(rng, 0.5, 0.9, 0.15), brick)
 
@@ -169,16 +165,12 @@ def water(rng: np.random.Generator, size: int) -> Field:
     """Ripples on water, or folds of cloth."""
     x, y = _axes(size)
     warp = noise_field(rng, size, (3, 7))
-    waves = np.sin(
-        (y * rng.uniform(4, 14) + warp * rng.uniform(0.5, 2.0)) * 2 * math.pi + x * rng.uniform(-6, 6)
-    )
+    waves = np.sin((y * rng.uniform(4, 14) + warp * rng.uniform(0.5, 2.0)) * 2 * math.pi + x * rng.uniform(-6, 6))
     base = _colour(rng)
     return _blend((0.5 + 0.5 * waves).astype(np.float32), base, _near(rng, base, 0.3))
 
 
-def _leaves(
-    rng: np.random.Generator, draw: ImageDraw.ImageDraw, side: int, count: int, top: float, hue: float
-) -> None:
+def _leaves(rng: np.random.Generator, draw: ImageDraw.ImageDraw, side: int, count: int, top: float, hue: float) -> None:
     centres = rng.uniform((0, top), (1, 1.05), (count, 2)) * side
     angles, lengths = rng.uniform(0, 2 * math.pi, count), rng.uniform(0.04, 0.13, count) * side
     shades = rng.uniform((-0.05, 0.3, 0.2), (0.05, 0.8, 0.75), (count, 3))

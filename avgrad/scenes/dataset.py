@@ -101,9 +101,7 @@ def write_dataset(
             (partial / folder).mkdir()
         with (partial / CSV_NAME).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(
-                ["image_location", PROMPT_COLUMNS[prompt], "ade_class_id", "timing", "class_name"]
-            )
+            writer.writerow(["image_location", PROMPT_COLUMNS[prompt], "ade_class_id", "timing", "class_name"])
             for index in tqdm(range(n), desc=f"scenes for {target.name}", unit="scene", disable=not progress):
                 writer.writerow(_write_item(partial, index, seed, prompt, size, split))
         partial.rename(target)

@@ -46,9 +46,7 @@ class HeldOut:
             self.speech.append([spoken(kind, rng, "heldout").waveform for _ in range(4)])
 
     @torch.no_grad()
-    def figures(
-        self, model: ImageBind, modalities: Sequence[str] = ("sound", "speech", "text")
-    ) -> dict[str, float]:
+    def figures(self, model: ImageBind, modalities: Sequence[str] = ("sound", "speech", "text")) -> dict[str, float]:
         """Per modality: mean IoU of LeGrad masks at threshold 0.5, and the ROC-AUC of present against absent kinds."""
         figures: dict[str, float] = {}
         if not modalities:

@@ -42,9 +42,7 @@ def drum(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
     length = int(rng.uniform(0.16, 0.32) * sample_rate)
     t = seconds_axis(length, sample_rate)
     pitch = rng.uniform(85, 190)
-    tone = np.sin(
-        phase((pitch * (1 + rng.uniform(0.3, 1.0) * np.exp(-t * 40))).astype(np.float32), sample_rate)
-    )
+    tone = np.sin(phase((pitch * (1 + rng.uniform(0.3, 1.0) * np.exp(-t * 40))).astype(np.float32), sample_rate))
     body = tone * np.exp(-t * rng.uniform(14, 28))
     rattle = resonator(white(rng, length), sample_rate, rng.uniform(1_500, 3_500), 2_500) * np.exp(
         -t * rng.uniform(18, 40)
@@ -65,9 +63,7 @@ def drum(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
     return total
 
 
-def _pluck(
-    rng: np.random.Generator, samples: int, sample_rate: int, pitch: float, bright: float, loss: float
-) -> Wave:
+def _pluck(rng: np.random.Generator, samples: int, sample_rate: int, pitch: float, bright: float, loss: float) -> Wave:
     """A plucked string after Karplus and Strong, computed period by period."""
     period = max(4, round(sample_rate / pitch))
     ring = smoothed(white(rng, period), sample_rate, bright)
@@ -89,9 +85,7 @@ def guitar(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
     ring = min(samples, int(1.6 * sample_rate))
     strings = [_pluck(rng, ring, sample_rate, root * 2 ** (n / 12), bright, loss) for n in chord]
     picked = rng.random() < 0.4
-    delay, interval = (
-        (rng.uniform(0.12, 0.26), 0.0) if picked else (rng.uniform(0.008, 0.035), rng.uniform(0.35, 1.1))
-    )
+    delay, interval = (rng.uniform(0.12, 0.26), 0.0) if picked else (rng.uniform(0.008, 0.035), rng.uniform(0.35, 1.1))
     order = rng.permutation(6) if picked else np.arange(6)
     total = np.zeros(samples, dtype=np.float32)
     position = rng.uniform(0, 0.15)
@@ -104,11 +98,7 @@ def guitar(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
             )
         position += 6 * delay if picked else interval * rng.choice((0.5, 1.0))
         order = order[::-1] if not picked else order
-    return (
-        total
-        + resonator(total, sample_rate, rng.uniform(95, 125), 30)
-        + resonator(total, sample_rate, 210, 50)
-    )
+    return total + resonator(total, sample_rate, rng.uniform(95, 125), 30) + resonator(total, sample_rate, 210, 50)
 
 
 def piano(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:

@@ -51,9 +51,7 @@ def clock(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
         ratios = np.array([1.0, 1.57, 0.63]) * pitch * ratio
         click = partials(length, sample_rate, ratios, (1.0, 0.6, 0.5), rng.uniform(0.012, 0.035, 3))
         click += partials(length, sample_rate, [wood * ratio], [rng.uniform(0.2, 0.8)], [0.05])
-        click[: length // 12] += (
-            0.5 * white(rng, length // 12) * np.linspace(1, 0, length // 12, dtype=np.float32)
-        )
+        click[: length // 12] += 0.5 * white(rng, length // 12) * np.linspace(1, 0, length // 12, dtype=np.float32)
         clicks.append(click)
     interval = rng.uniform(0.2, 0.55)
     position, k = rng.uniform(0, min(interval, 0.3)), 0
@@ -162,9 +160,7 @@ def train(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
         chime = np.zeros(duration, dtype=np.float32)
         for ratio in (1.0, 1.26, 1.5):
             vibrato = 1 + 0.004 * np.sin(2 * math.pi * 5.5 * seconds_axis(duration, sample_rate))
-            chime += harmonics(
-                phase((bend * ratio * vibrato).astype(np.float32), sample_rate), (1.0, 0.35, 0.2, 0.08)
-            )
+            chime += harmonics(phase((bend * ratio * vibrato).astype(np.float32), sample_rate), (1.0, 0.35, 0.2, 0.08))
         breath = resonator(white(rng, duration), sample_rate, base * 3, 1_500) * 3
         whistle = fade(chime + breath, sample_rate, 0.08, 0.12)
         add(

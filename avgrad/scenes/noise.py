@@ -20,9 +20,7 @@ def white(rng: np.random.Generator, samples: int) -> Wave:
     return rng.standard_normal(samples, dtype=np.float32)
 
 
-def shaped(
-    rng: np.random.Generator, samples: int, sample_rate: int, frequencies: Numbers, decibels: Numbers
-) -> Wave:
+def shaped(rng: np.random.Generator, samples: int, sample_rate: int, frequencies: Numbers, decibels: Numbers) -> Wave:
     """Returns noise whose spectrum runs straight, in dB over log frequency, between the given points [n]."""
     padded = 1 << max(8, (samples - 1).bit_length())
     spectrum = np.fft.rfft(white(rng, padded))

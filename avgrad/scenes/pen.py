@@ -19,9 +19,7 @@ _T = np.arange(_STEPS) / _STEPS
 _CATMULL_ROM = 0.5 * np.stack(
     [-_T + 2 * _T**2 - _T**3, 2 - 5 * _T**2 + 3 * _T**3, _T + 4 * _T**2 - 3 * _T**3, -(_T**2) + _T**3], axis=1
 )
-_CIRCLES = {
-    n: np.stack([np.cos(a), np.sin(a)], 1) for n in (14, 28) for a in [np.arange(n) * (2 * math.pi / n)]
-}
+_CIRCLES = {n: np.stack([np.cos(a), np.sin(a)], 1) for n in (14, 28) for a in [np.arange(n) * (2 * math.pi / n)]}
 
 
 def _pieces(control: Points) -> Points:
@@ -146,9 +144,7 @@ class Pen:
         """Draws an open line through `points` [n, 2] with round ends; width in units."""
         placed = self._place(np.asarray(points, dtype=np.float64))
         pixels = max(1, round(width * self._scale))
-        self._draw.line(
-            placed, fill=fill, width=pixels, joint="curve" if pixels > 2 and len(placed) < 40 else None
-        )
+        self._draw.line(placed, fill=fill, width=pixels, joint="curve" if pixels > 2 and len(placed) < 40 else None)
         if pixels > 3:
             radius = pixels / 2
             for x, y in (placed[0], placed[-1]):

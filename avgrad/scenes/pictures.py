@@ -140,7 +140,7 @@ def _attempt(rng: np.random.Generator, size: int, wanted: list[int], zoom: float
 
 
 def _calm(rng: np.random.Generator, background: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Takes a background back behind the things: its texture keeps a part of its contrast, its colours of their depth."""
+    """Takes a background back behind the things: it keeps a part of its contrast and of its colour."""
     mean = background.mean((0, 1), keepdims=True)
     grey = mean.mean()
     return grey + (mean - grey) * np.float32(0.8) + (background - mean) * np.float32(rng.uniform(0.25, 0.6))
@@ -160,9 +160,7 @@ def _arrange(rng: np.random.Generator, wanted: list[int], zoom: float) -> list[_
     return layers
 
 
-def _place(
-    rng: np.random.Generator, kind: int, unit: float, layers: list[_Placed], closeness: float
-) -> _Placed:
+def _place(rng: np.random.Generator, kind: int, unit: float, layers: list[_Placed], closeness: float) -> _Placed:
     """Finds a place, uniform over the picture, that covers nothing too much; else the best of ten."""
     margin = 0.75 * unit
     best, best_gap = (0.5, 0.5), -math.inf
@@ -188,9 +186,7 @@ def _draw(rng: np.random.Generator, layer: _Placed, size: int) -> tuple[Image.Im
     return pen.finish()
 
 
-def _clip(
-    rgba: Image.Image, left: int, top: int, size: int
-) -> tuple[NDArray[np.float32], slice, slice] | None:
+def _clip(rgba: Image.Image, left: int, top: int, size: int) -> tuple[NDArray[np.float32], slice, slice] | None:
     """Cuts a drawing to the picture; returns its pixels [h, w, 4], their rows and their columns."""
     x0, y0 = max(0, left), max(0, top)
     x1, y1 = min(size, left + rgba.width), min(size, top + rgba.height)

@@ -97,9 +97,7 @@ def mix_sound(
     wave = synthesize(kinds_target, rng, seconds, sample_rate)
     power = _rms(wave)
     for other in others:
-        wave = wave + _level(
-            synthesize(other, rng, seconds, sample_rate), power * 10 ** (-rng.uniform(3, 20) / 20)
-        )
+        wave = wave + _level(synthesize(other, rng, seconds, sample_rate), power * 10 ** (-rng.uniform(3, 20) / 20))
     noise = coloured_noise(rng, wave.size, sample_rate)
     return _level(wave + _level(noise, power * 10 ** (-rng.uniform(6, 40) / 20)), power)
 

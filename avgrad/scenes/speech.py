@@ -74,9 +74,7 @@ def voices(split: Split) -> tuple[str, ...]:
     return tuple(sorted({entry.voice for entry in _entries(split)[0]}))
 
 
-def spoken(
-    kind: int, rng: np.random.Generator, split: Split = "train", augment: bool = False
-) -> SpokenPhrase:
+def spoken(kind: int, rng: np.random.Generator, split: Split = "train", augment: bool = False) -> SpokenPhrase:
     """Returns a random phrase with a kind's name by a random voice.
 
     Args:
@@ -122,9 +120,7 @@ def main() -> None:
     from avgrad.scenes.voices_build import build
 
     parser = argparse.ArgumentParser(prog="python -m avgrad.scenes.speech", description=main.__doc__)
-    parser.add_argument(
-        "--build", action="store_true", required=True, help="synthesise all voices with espeak-ng"
-    )
+    parser.add_argument("--build", action="store_true", required=True, help="synthesise all voices with espeak-ng")
     parser.parse_args()
     build(VOICES)
 

@@ -37,9 +37,9 @@ def bird(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
         )
         if rng.random() < 0.4:
             t = seconds_axis(length, sample_rate)
-            course = course * (
-                1 + rng.uniform(0.04, 0.12) * np.sin(2 * math.pi * rng.uniform(25, 70) * t)
-            ).astype(np.float32)
+            course = course * (1 + rng.uniform(0.04, 0.12) * np.sin(2 * math.pi * rng.uniform(25, 70) * t)).astype(
+                np.float32
+            )
         tone = harmonics(phase(course, sample_rate), (1.0, rng.uniform(0, 0.15)))
         syllables.append(fade(tone, sample_rate, 0.012, 0.03))
     motif = rng.integers(0, len(syllables), int(rng.integers(2, 7)))
@@ -56,9 +56,7 @@ def bird(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
 
 def bee(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
     """A buzz: many harmonics of the wing beat, 150 to 270 times a second, wavering as it comes and goes."""
-    beat = rng.uniform(150, 270) * (
-        1 + rng.uniform(0.02, 0.08) * drift(rng, samples, sample_rate, rng.uniform(2, 5))
-    )
+    beat = rng.uniform(150, 270) * (1 + rng.uniform(0.02, 0.08) * drift(rng, samples, sample_rate, rng.uniform(2, 5)))
     beat *= 1 + 0.008 * drift(rng, samples, sample_rate, 40)
     k = np.arange(1, 21)
     gains = rng.uniform(0.4, 1.0, 20) / k ** rng.uniform(0.4, 0.9)
@@ -79,11 +77,7 @@ def dog(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
     while position * sample_rate < samples:
         for _ in range(group):
             length = int(rng.uniform(0.11, 0.2) * (0.8 + 0.5 * size) * sample_rate)
-            course = (
-                pitch
-                * rng.uniform(0.92, 1.08)
-                * curve(length, [(0, 0.7), (0.25, 1.25), (0.6, 1.0), (1, 0.6)])
-            )
+            course = pitch * rng.uniform(0.92, 1.08) * curve(length, [(0, 0.7), (0.25, 1.25), (0.6, 1.0), (1, 0.6)])
             rough = course * (1 + 0.06 * white(rng, length))
             source = harmonics(phase(rough.astype(np.float32), sample_rate), 0.88 ** np.arange(14))
             source = source + rng.uniform(0.5, 1.4) * white(rng, length)
@@ -103,9 +97,7 @@ def cat(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
     while position * sample_rate < samples:
         length = int(rng.uniform(0.5, 1.0) * sample_rate)
         peak = rng.uniform(0.25, 0.55)
-        course = pitch * curve(
-            length, [(0, 0.82), (peak, rng.uniform(1.1, 1.35)), (1, rng.uniform(0.65, 0.85))]
-        )
+        course = pitch * curve(length, [(0, 0.82), (peak, rng.uniform(1.1, 1.35)), (1, rng.uniform(0.65, 0.85))])
         course = course * (1 + 0.012 * np.sin(2 * math.pi * 6 * seconds_axis(length, sample_rate)))
         angle = phase(course.astype(np.float32), sample_rate)
         first = curve(length, [(0, 450), (peak, rng.uniform(900, 1_150)), (1, 450)])
@@ -114,11 +106,7 @@ def cat(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
         twice, before, now = 2 * np.cos(angle), np.zeros(length, dtype=np.float32), np.sin(angle)
         for k in range(1, 13):
             frequency = course * k
-            gain = (
-                1 / (1 + ((frequency - first) / 260) ** 2)
-                + 0.6 / (1 + ((frequency - second) / 350) ** 2)
-                + 0.04
-            )
+            gain = 1 / (1 + ((frequency - first) / 260) ** 2) + 0.6 / (1 + ((frequency - second) / 350) ** 2) + 0.04
             meow += (gain * now).astype(np.float32)
             before, now = now, twice * now - before
         meow += 0.02 * white(rng, length)
@@ -142,9 +130,7 @@ def frog(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
         for duration, lift in parts:
             length = int(duration * rng.uniform(0.9, 1.1) * sample_rate)
             impulses = np.zeros(length, dtype=np.float32)
-            steps = np.arange(0, length, sample_rate / rate) + rng.normal(
-                0, 8, math.ceil(length * rate / sample_rate)
-            )
+            steps = np.arange(0, length, sample_rate / rate) + rng.normal(0, 8, math.ceil(length * rate / sample_rate))
             impulses[np.clip(steps, 0, length - 1).astype(int)] = 1.0
             croak = resonator(impulses, sample_rate, low * lift, 90) + 0.8 * resonator(
                 impulses, sample_rate, high * lift, 160

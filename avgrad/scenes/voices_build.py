@@ -95,9 +95,7 @@ class _Espeak:
     def __init__(self) -> None:
         path = ctypes.util.find_library("espeak-ng")
         if path is None:
-            raise RuntimeError(
-                "building the voices needs the shared library of espeak-ng, and none was found"
-            )
+            raise RuntimeError("building the voices needs the shared library of espeak-ng, and none was found")
         self._library = ctypes.CDLL(path)
         self.sample_rate = int(self._library.espeak_Initialize(2, 0, None, 0))
         self._samples = bytearray()
@@ -127,9 +125,9 @@ class _Espeak:
         data = text.encode()
         self._library.espeak_Synth(data, len(data) + 1, 0, 1, 0, 1, None, None)
         self._library.espeak_Synchronize()
-        return np.frombuffer(bytes(self._samples), dtype=np.int16).astype(np.float32) / np.float32(
-            32_768
-        ), list(self._words)
+        return np.frombuffer(bytes(self._samples), dtype=np.int16).astype(np.float32) / np.float32(32_768), list(
+            self._words
+        )
 
 
 def _spectrogram(wave: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -161,9 +159,7 @@ def locate(phrase: NDArray[np.float32], name: NDArray[np.float32], about: float)
     return (low + int(np.argmin(costs))) * _HOP / SAMPLE_RATE
 
 
-def _phrase(
-    espeak: _Espeak, voice: _Voice, template: str, name: str
-) -> tuple[NDArray[np.float32], float, float]:
+def _phrase(espeak: _Espeak, voice: _Voice, template: str, name: str) -> tuple[NDArray[np.float32], float, float]:
     """Returns a phrase at 16 kHz without silence at its ends, and where the name begins and ends in it."""
     from scipy.signal import resample_poly
 
@@ -221,14 +217,7 @@ def build(folder: Path) -> None:
                 pieces += [wave, gap]
                 position += gap.size
         path = folder / f"{label}.opus"
-        soundfile.write(
-            path, np.concatenate(pieces), SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=0.97
-        )
+        soundfile.write(path, np.concatenate(pieces), SAMPLE_RATE, format="OGG", subtype="OPUS", compression_level=0.97)
         index[split].append({"voice": label, "phrases": phrases})
-    text = (
-        json.dumps(index, separators=(",", ":"))
-        .replace("{", "\n{")
-        .replace("[[", "[\n[")
-        .replace("],[", "],\n[")
-    )
+    text = json.dumps(index, separators=(",", ":")).replace("{", "\n{").replace("[[", "[\n[").replace("],[", "],\n[")
     (folder / "index.json").write_text(text + "\n", encoding="utf-8")

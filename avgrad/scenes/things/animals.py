@@ -25,18 +25,12 @@ def bird(pen: Pen) -> None:
     tail = pen.uniform(-0.25, 0.25)
     for x in (-0.1, 0.15):
         pen.stroke([(x, 0.5), (x + 0.04, 0.9), (x + 0.22, 0.94)], orange, 0.08)
+    pen.polygon([(-0.45, 0.0), (-1.25, -0.05 + tail), (-1.3, 0.22 + tail), (-1.1, 0.3 + tail), (-0.4, 0.4)], dark)
     pen.polygon(
-        [(-0.45, 0.0), (-1.25, -0.05 + tail), (-1.3, 0.22 + tail), (-1.1, 0.3 + tail), (-0.4, 0.4)], dark
-    )
-    pen.polygon(
-        smooth(
-            [(-0.62, 0.12), (-0.3, -0.3), (0.15, -0.4), (0.6, -0.3), (0.75, 0.15), (0.4, 0.58), (-0.15, 0.6)]
-        ),
+        smooth([(-0.62, 0.12), (-0.3, -0.3), (0.15, -0.4), (0.6, -0.3), (0.75, 0.15), (0.4, 0.58), (-0.15, 0.6)]),
         feathers,
     )
-    pen.polygon(
-        smooth([(0.7, -0.1), (0.72, 0.2), (0.38, 0.54), (-0.1, 0.56), (0.3, 0.25)]), breast, outline=False
-    )
+    pen.polygon(smooth([(0.7, -0.1), (0.72, 0.2), (0.38, 0.54), (-0.1, 0.56), (0.3, 0.25)]), breast, outline=False)
     gape = pen.uniform(0.02, 0.16)
     pen.polygon([(0.8, -0.62), (1.3, -0.5 - gape), (0.85, -0.45)], orange)
     pen.polygon([(0.8, -0.5), (1.2, -0.38 + gape), (0.78, -0.34)], orange)
@@ -93,9 +87,7 @@ def bee(pen: Pen) -> None:
         )
     pen.ellipse(0.7, 0.08, 0.38, 0.38, pen.colour(0.11, 0.8, 0.85) if pen.chance(0.5) else black)
     for dx in (0.0, 0.18):
-        pen.stroke(
-            smooth([(0.75 + dx, -0.25), (0.85 + dx, -0.55), (1.05 + dx, -0.68)], closed=False), black, 0.06
-        )
+        pen.stroke(smooth([(0.75 + dx, -0.25), (0.85 + dx, -0.55), (1.05 + dx, -0.68)], closed=False), black, 0.06)
         pen.ellipse(1.05 + dx, -0.68, 0.07, 0.07, black, outline=False)
     _eye(pen, 0.82, 0.02, 0.15)
     for x in (-0.3, 0.05, 0.35):
@@ -118,9 +110,7 @@ def dog(pen: Pen) -> None:
     sitting = pen.chance(0.7)
     lift = -0.35 if sitting else 0.0
     if sitting:
-        pen.stroke(
-            smooth([(0.45, 0.95), (0.85, 0.8), (0.98, pen.uniform(0.3, 0.55))], closed=False), fur, 0.17
-        )
+        pen.stroke(smooth([(0.45, 0.95), (0.85, 0.8), (0.98, pen.uniform(0.3, 0.55))], closed=False), fur, 0.17)
         _sitting_body(pen, fur, light)
         pen.ellipse(0.0, 0.52, 0.22, 0.34, light, outline=False)
         pen.polygon(
@@ -177,9 +167,7 @@ def cat(pen: Pen) -> None:
     lift, grow = (-0.38, 0.78) if sitting else (0.05, 1.05)
     if sitting:
         bend = pen.uniform(0.1, 0.4)
-        pen.stroke(
-            smooth([(0.4, 1.02), (0.85, 0.98), (1.0, 0.6), (0.85, 0.3), (1.0, bend)], closed=False), fur, 0.16
-        )
+        pen.stroke(smooth([(0.4, 1.02), (0.85, 0.98), (1.0, 0.6), (0.85, 0.3), (1.0, bend)], closed=False), fur, 0.16)
         _sitting_body(pen, fur, light)
         if pen.chance(0.5):
             pen.ellipse(0.0, 0.55, 0.2, 0.32, light, outline=False)
@@ -190,9 +178,7 @@ def cat(pen: Pen) -> None:
     ear = pen.uniform(-1.08, -0.9)
     for side in (-1, 1):
         pen.polygon(at([(side * 0.08, -0.5), (side * 0.6, ear), (side * 0.74, -0.1)]), fur)
-        pen.polygon(
-            at([(side * 0.28, -0.5), (side * 0.55, ear + 0.2), (side * 0.6, -0.25)]), pink, outline=False
-        )
+        pen.polygon(at([(side * 0.28, -0.5), (side * 0.55, ear + 0.2), (side * 0.6, -0.25)]), pink, outline=False)
     pen.ellipse(0, lift, 0.78 * grow, 0.62 * grow, fur)
     if pen.chance(0.65):
         for x in (-0.2, 0.0, 0.2):
@@ -225,9 +211,7 @@ def frog(pen: Pen) -> None:
     belly = pen.colour(0.17, 0.35, 0.97)
     for side in (-1, 1):
         pen.ellipse(side * 0.68, 0.5, 0.42, 0.36, skin, angle=side * -0.6)
-        pen.polygon(
-            smooth([(side * 0.45, 0.75), (side * 1.1, 0.72), (side * 1.22, 0.92), (side * 0.5, 0.95)]), dark
-        )
+        pen.polygon(smooth([(side * 0.45, 0.75), (side * 1.1, 0.72), (side * 1.22, 0.92), (side * 0.5, 0.95)]), dark)
     pen.ellipse(0, 0.3, 0.68, 0.62, skin)
     swell = pen.uniform(0.36, 0.5)
     pen.ellipse(0, 0.45, swell, swell * 0.95, belly, outline=False)
@@ -237,9 +221,7 @@ def frog(pen: Pen) -> None:
             pen.ellipse(side * 0.32 + toe, 0.92, 0.075, 0.06, dark, outline=False)
     for side in (-1, 1):
         pen.ellipse(side * 0.42, -0.62, 0.3, 0.3, skin)
-    pen.polygon(
-        smooth(mirrored([(0.2, -0.55), (0.65, -0.48), (0.92, -0.15), (0.7, 0.15), (0.25, 0.26)])), skin
-    )
+    pen.polygon(smooth(mirrored([(0.2, -0.55), (0.65, -0.48), (0.92, -0.15), (0.7, 0.15), (0.25, 0.26)])), skin)
     for side in (-1, 1):
         x, y = side * 0.42, -0.66
         pen.ellipse(x, y, 0.21, 0.21, pen.colour(0.14, pen.uniform(0.1, 0.7), 1.0))
@@ -247,9 +229,7 @@ def frog(pen: Pen) -> None:
         pen.ellipse(side * 0.1, -0.28, 0.035, 0.03, pen.ink, outline=False)
     smile = pen.uniform(0.02, 0.14)
     pen.stroke(
-        smooth(
-            [(-0.72, -0.12), (-0.35, smile), (0, smile + 0.03), (0.35, smile), (0.72, -0.12)], closed=False
-        ),
+        smooth([(-0.72, -0.12), (-0.35, smile), (0, smile + 0.03), (0.35, smile), (0.72, -0.12)], closed=False),
         pen.ink,
         0.07,
     )

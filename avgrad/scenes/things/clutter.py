@@ -49,9 +49,7 @@ def plant(pen: Pen) -> None:
     for _ in range(int(pen.uniform(5, 9))):
         a, r = pen.uniform(-2.6, -0.5), pen.uniform(0.7, 1.1)
         x, y = math.cos(a) * r * 0.5, 0.2 + math.sin(a) * r * 0.55
-        pen.ellipse(
-            x, y, r * 0.5, 0.17, pen.colour(pen.uniform(0.24, 0.42), 0.65, pen.uniform(0.35, 0.75)), angle=a
-        )
+        pen.ellipse(x, y, r * 0.5, 0.17, pen.colour(pen.uniform(0.24, 0.42), 0.65, pen.uniform(0.35, 0.75)), angle=a)
     pen.polygon([(-0.45, 0.2), (0.45, 0.2), (0.32, 0.95), (-0.32, 0.95)], pen.colour(0.05, 0.65, 0.75))
     pen.polygon(rectangle(-0.52, 0.12, 0.52, 0.32), pen.colour(0.05, 0.65, 0.85))
 
@@ -59,9 +57,7 @@ def plant(pen: Pen) -> None:
 def mushroom(pen: Pen) -> None:
     """A mushroom with a spotted cap."""
     h, s, v = _paint(pen)
-    pen.polygon(
-        smooth(mirrored([(0.2, -0.1), (0.22, 0.5), (0.35, 0.9), (0.1, 0.95)])), pen.colour(0.11, 0.15, 0.95)
-    )
+    pen.polygon(smooth(mirrored([(0.2, -0.1), (0.22, 0.5), (0.35, 0.9), (0.1, 0.95)])), pen.colour(0.11, 0.15, 0.95))
     pen.polygon(smooth(mirrored([(0.3, -0.85), (0.8, -0.4), (0.92, 0.05), (0.5, 0.1)])), pen.colour(h, s, v))
     for x, y in ((-0.4, -0.35), (0.1, -0.6), (0.45, -0.2), (0.0, -0.15)):
         pen.ellipse(x, y, pen.uniform(0.08, 0.16), 0.1, pen.colour(0.1, 0.05, 1.0), outline=False)

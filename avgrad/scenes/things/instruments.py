@@ -19,9 +19,7 @@ def bell(pen: Pen) -> None:
     else:
         ribbon = pen.colour(*pen.pick([(0.99, 0.8, 0.85), (0.6, 0.7, 0.8), (0.38, 0.7, 0.6)]))
         for side in (-1, 1):
-            pen.polygon(
-                smooth([(0, -0.85), (side * 0.35, -1.15), (side * 0.6, -1.0), (side * 0.4, -0.75)]), ribbon
-            )
+            pen.polygon(smooth([(0, -0.85), (side * 0.35, -1.15), (side * 0.6, -1.0), (side * 0.4, -0.75)]), ribbon)
         pen.ellipse(0, -0.88, 0.14, 0.12, ribbon)
     pen.stroke([(0, 0.5), (swing, 0.86)], dark, 0.09)
     pen.ellipse(swing, 0.88, 0.2, 0.19, dark)
@@ -50,9 +48,7 @@ def bell(pen: Pen) -> None:
 
 def drum(pen: Pen) -> None:
     """A snare drum seen from above its edge: bright shell, zigzag cords, pale skin, often two sticks."""
-    h, s, v = pen.pick(
-        [(0.99, 0.8, 0.85), (0.01, 0.75, 0.7), (0.6, 0.75, 0.8), (0.97, 0.7, 0.75), (0.04, 0.85, 0.9)]
-    )
+    h, s, v = pen.pick([(0.99, 0.8, 0.85), (0.01, 0.75, 0.7), (0.6, 0.75, 0.8), (0.97, 0.7, 0.75), (0.04, 0.85, 0.9)])
     shell, shade = pen.colour(h, s, v), pen.colour(h, s, v * 0.7)
     rim = pen.colour(*pen.pick([(0.13, 0.65, 0.95), (0.6, 0.05, 0.9), (0.08, 0.5, 0.6)]))
     cord = pen.colour(0.13, pen.uniform(0.05, 0.4), 1.0)
@@ -67,8 +63,7 @@ def drum(pen: Pen) -> None:
     count = int(pen.uniform(3, 6))
     steps = np.linspace(0.1, math.pi - 0.1, 2 * count + 1)
     zigzag = [
-        (math.cos(a) * 0.9, math.sin(a) * ry + (top + 0.12 if k % 2 else bottom - 0.1))
-        for k, a in enumerate(steps)
+        (math.cos(a) * 0.9, math.sin(a) * ry + (top + 0.12 if k % 2 else bottom - 0.1)) for k, a in enumerate(steps)
     ]
     pen.stroke(zigzag, cord, 0.08)
     band = np.array([0, 0.15])

@@ -9,9 +9,7 @@ from avgrad.scenes.pen import Pen, mirrored, rectangle, smooth
 
 def siren(pen: Pen) -> None:
     """A warning light: a glowing glass dome on a dark foot, with beams of light."""
-    h, s, v = pen.pick(
-        [(0.99, 0.85, 0.95), (0.6, 0.85, 0.95), (0.0, 0.8, 0.9), (0.99, 0.9, 0.85), (0.06, 0.9, 1.0)]
-    )
+    h, s, v = pen.pick([(0.99, 0.85, 0.95), (0.6, 0.85, 0.95), (0.0, 0.8, 0.9), (0.99, 0.9, 0.85), (0.06, 0.9, 1.0)])
     glass, glow, dark = pen.colour(h, s, v), pen.colour(h, s * 0.3, 1.0), pen.colour(h, s, v * 0.6)
     metal = pen.colour(0.6, 0.1, pen.uniform(0.25, 0.6))
     beam = pen.colour(0.13, 0.6, 1.0) if pen.chance(0.5) else pen.colour(h, 0.45, 1.0)
@@ -32,12 +30,8 @@ def siren(pen: Pen) -> None:
                 beam,
             )
     height = pen.uniform(0.75, 0.95)
-    pen.polygon(
-        smooth(mirrored([(0.2, 0.25 - height), (0.5, 0.38 - height), (0.64, 0.1), (0.66, 0.5)])), glass
-    )
-    pen.polygon(
-        smooth(mirrored([(0.12, 0.5 - height), (0.28, 0.6 - height), (0.32, 0.4)])), glow, outline=False
-    )
+    pen.polygon(smooth(mirrored([(0.2, 0.25 - height), (0.5, 0.38 - height), (0.64, 0.1), (0.66, 0.5)])), glass)
+    pen.polygon(smooth(mirrored([(0.12, 0.5 - height), (0.28, 0.6 - height), (0.32, 0.4)])), glow, outline=False)
     pen.polygon(
         smooth([(0.4, 0.45 - height), (0.56, 0.1), (0.56, 0.42), (0.44, 0.42), (0.46, 0.1)]),
         dark,
@@ -96,9 +90,7 @@ def clock(pen: Pen) -> None:
 
 def telephone(pen: Pen) -> None:
     """An old telephone: a handset across a sloping case with a dial or a block of keys."""
-    h, s, v = pen.pick(
-        [(0.98, 0.8, 0.75), (0.0, 0.75, 0.8), (0.42, 0.5, 0.6), (0.65, 0.2, 0.2), (0.1, 0.3, 0.95)]
-    )
+    h, s, v = pen.pick([(0.98, 0.8, 0.75), (0.0, 0.75, 0.8), (0.42, 0.5, 0.6), (0.65, 0.2, 0.2), (0.1, 0.3, 0.95)])
     shell, dark, light = (
         pen.colour(h, s, v),
         pen.colour(h, s, v * 0.6),
@@ -106,21 +98,15 @@ def telephone(pen: Pen) -> None:
     )
     if pen.chance(0.6):
         t = np.linspace(0, 1, 26)
-        cord = np.stack(
-            [-0.85 - 0.22 * np.sin(t * 24) * t - 0.1 * t, -0.2 + 1.0 * t + 0.05 * np.cos(t * 24)], 1
-        )
+        cord = np.stack([-0.85 - 0.22 * np.sin(t * 24) * t - 0.1 * t, -0.2 + 1.0 * t + 0.05 * np.cos(t * 24)], 1)
         pen.stroke(cord, dark, 0.08)
     pen.polygon(
         smooth(mirrored([(0.3, -0.32), (0.5, -0.25), (0.66, 0.3), (0.92, 0.72), (0.8, 0.9), (0.3, 0.92)])),
         shell,
     )
-    pen.polygon(
-        smooth([(0.4, -0.1), (0.55, 0.2), (0.8, 0.75), (0.55, 0.82), (0.5, 0.4)]), dark, outline=False
-    )
+    pen.polygon(smooth([(0.4, -0.1), (0.55, 0.2), (0.8, 0.75), (0.55, 0.82), (0.5, 0.4)]), dark, outline=False)
     for side in (-1, 1):
-        pen.polygon(
-            [(side * 0.25, -0.5), (side * 0.42, -0.5), (side * 0.42, -0.2), (side * 0.25, -0.2)], dark
-        )
+        pen.polygon([(side * 0.25, -0.5), (side * 0.42, -0.5), (side * 0.42, -0.2), (side * 0.25, -0.2)], dark)
     if pen.chance(0.7):
         pen.ellipse(0, 0.34, 0.46, 0.44, pen.colour(0.13, 0.08, 0.98))
         for k in range(10):
@@ -147,8 +133,7 @@ def telephone(pen: Pen) -> None:
     pen.stroke(np.array([(-0.7, -0.7), (-0.3, -0.76), (0.3, -0.76)]) - (0, lift), light, 0.08)
     for side in (-1, 1):
         pen.polygon(
-            np.array([(side * 0.66, -0.3), (side * 1.12, -0.3), (side * 1.1, -0.16), (side * 0.68, -0.16)])
-            - (0, lift),
+            np.array([(side * 0.66, -0.3), (side * 1.12, -0.3), (side * 1.1, -0.16), (side * 0.68, -0.16)]) - (0, lift),
             dark,
         )
 
@@ -168,9 +153,7 @@ def rain(pen: Pen) -> None:
             t = 0.22 + 0.4 * row + 0.12 * (k % 2) + pen.uniform(0, 0.12)
             x, y = -0.72 + 1.44 * k / (columns - 1) + lean * t, 0.15 + (bottom - 0.15) * t
             if round_drops:
-                pen.polygon(
-                    smooth([(x, y - 0.13), (x + 0.09, y + 0.08), (x, y + 0.16), (x - 0.09, y + 0.08)]), water
-                )
+                pen.polygon(smooth([(x, y - 0.13), (x + 0.09, y + 0.08), (x, y + 0.16), (x - 0.09, y + 0.08)]), water)
             else:
                 pen.stroke([(x, y), (x + lean * 0.3, y + 0.27)], water, 0.1)
     puffs = [
@@ -181,17 +164,14 @@ def rain(pen: Pen) -> None:
         (0.0, 0.0, 0.45),
     ]
     puffs = [
-        (x + pen.uniform(-0.07, 0.07), y + pen.uniform(-0.1, 0.06), r * pen.uniform(0.85, 1.15))
-        for x, y, r in puffs
+        (x + pen.uniform(-0.07, 0.07), y + pen.uniform(-0.1, 0.06), r * pen.uniform(0.85, 1.15)) for x, y, r in puffs
     ]
     for x, y, r in puffs:
         pen.ellipse(x, y, r, r * 0.92, shade)
     for x, y, r in puffs:
         pen.ellipse(x, y - 0.07, r * 0.88, r * 0.76, cloud, outline=False)
     for x, y, r in puffs[1:3]:
-        pen.ellipse(
-            x - 0.08, y - 0.16, r * 0.5, r * 0.4, pen.colour(0.6, 0.04, min(1, grey + 0.12)), outline=False
-        )
+        pen.ellipse(x - 0.08, y - 0.16, r * 0.5, r * 0.4, pen.colour(0.6, 0.04, min(1, grey + 0.12)), outline=False)
 
 
 def _wheel(pen: Pen, x: float, y: float, radius: float, hub: tuple[int, int, int, int]) -> None:
@@ -202,9 +182,7 @@ def _wheel(pen: Pen, x: float, y: float, radius: float, hub: tuple[int, int, int
 
 def car(pen: Pen) -> None:
     """A car from the side: two wheels, windows, lights."""
-    h, s, v = pen.pick(
-        [(0.99, 0.8, 0.85), (0.57, 0.7, 0.85), (0.13, 0.8, 0.98), (0.48, 0.55, 0.75), (0.55, 0.05, 0.9)]
-    )
+    h, s, v = pen.pick([(0.99, 0.8, 0.85), (0.57, 0.7, 0.85), (0.13, 0.8, 0.98), (0.48, 0.55, 0.75), (0.55, 0.05, 0.9)])
     paint, dark, light = pen.colour(h, s, v), pen.colour(h, s, v * 0.65), pen.colour(h, s * 0.45, 1.0)
     glass = pen.colour(0.54, 0.3, 0.95)
     roof = pen.uniform(-0.68, -0.5)
@@ -314,9 +292,7 @@ def train(pen: Pen) -> None:
 
 def helicopter(pen: Pen) -> None:
     """A helicopter from the side: a bubble of glass, a tail with a small rotor, a rotor on top, skids."""
-    h, s, v = pen.pick(
-        [(0.25, 0.5, 0.5), (0.08, 0.85, 0.95), (0.57, 0.55, 0.75), (0.99, 0.75, 0.8), (0.28, 0.4, 0.6)]
-    )
+    h, s, v = pen.pick([(0.25, 0.5, 0.5), (0.08, 0.85, 0.95), (0.57, 0.55, 0.75), (0.99, 0.75, 0.8), (0.28, 0.4, 0.6)])
     paint, dark, light = (
         pen.colour(h, s, v),
         pen.colour(h, s, v * 0.6),
