@@ -126,5 +126,5 @@ def test_wrong_requests_are_refused() -> None:
         {"kinds": [1, 1]},
         {"num_things": 1, "kinds": [1, 2]},
     ):
-        with pytest.raises(ValueError, match="a scene has size 64"):
+        with pytest.raises(ValueError, match="a scene has size 32"):
             draw_scene(rng, **arguments)
