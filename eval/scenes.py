@@ -122,7 +122,7 @@ def main(
     checkpoint: Annotated[Path | None, typer.Option(help="File with its weights.")] = None,
     n: Annotated[int, typer.Option(help="Number of scenes.")] = 500,
     seed: Annotated[int, typer.Option(help="Of the scenes and prompts; training never draws from this series.")] = 1,
-    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 256,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     methods: Annotated[
         str, typer.Option(help=f"Rows of the table, with commas between them; of {', '.join(ROWS)}. Default: all.")

@@ -390,3 +390,10 @@ def test_load_benchmark_refuses_another_checkpoint(tmp_path: Path, capsys: pytes
     save_random_checkpoint(path, SHAPES)
     assert main(["--load", "--checkpoint", str(path)]) == 2
     assert "lacks modality_preprocessors.vision.cls_token" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("entry", ["{", "[]", '{"config": 3}', '{"vocabulary": "dog"}', '{"config": {"depth": 3}}'])
+def test_metadata_of_something_else(entry: str, tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "c.safetensors", {"avgrad": entry})
+    with pytest.raises(CheckpointError, match="the metadata of"):
+        ImageBind.from_checkpoint(tmp_path / "c.safetensors")

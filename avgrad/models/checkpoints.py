@@ -262,8 +262,9 @@ def read_configuration(path: str | os.PathLike[str]) -> tuple[dict[str, Any], li
     except (OSError, SafetensorError):  # not a safetensors file
         return {}, None
     try:
-        config, vocabulary = json.loads(metadata.get("config", "{}")), json.loads(metadata.get("vocabulary", "null"))
-    except ValueError:
+        entry = json.loads(metadata.get("avgrad", "{}"))
+        config, vocabulary = entry.get("config", {}), entry.get("vocabulary")
+    except (ValueError, AttributeError):
         config, vocabulary = None, None
     if not isinstance(config, dict) or not (vocabulary is None or isinstance(vocabulary, list)):
         raise CheckpointError(f"the metadata of {path} describe no ImageBind model; {ACCEPTED}")

@@ -192,13 +192,13 @@ def export(trainer: Trainer, path: Path) -> None:
     model = trainer.model
     state = {key: value.half().contiguous() for key, value in model.state_dict().items()}
     metadata = {
-        "config": json.dumps({**SHAPE, "text_vocab_size": len(model.vocabulary or ())}),
-        "vocabulary": json.dumps(model.vocabulary),
-        "scale": f"{trainer.log_scale.exp().item():.6f}",
-        "bias": f"{trainer.bias.item():.6f}",
+        "config": {**SHAPE, "text_vocab_size": len(model.vocabulary or ())},
+        "vocabulary": model.vocabulary,
+        "scale": round(trainer.log_scale.exp().item(), 6),
+        "bias": round(trainer.bias.item(), 6),
     }
     part = path.with_suffix(".part")
-    save_file(state, part, metadata)
+    save_file(state, part, {"avgrad": json.dumps(metadata)})  # one entry, since the order of several is random
     part.chmod(0o644)
     part.replace(path)
 
