@@ -134,7 +134,7 @@ def _decoded(uri: str) -> bytes:
 
 
 def test_things_are_found(demo: Run) -> None:
-    """The hottest pixel is on the thing for more than half of the prompts (things cover 6 % of a picture on average)."""
+    """The hottest pixel is on the thing for more than half of the prompts."""
     good, bad = (len(demo.page.all("span", style)) for style in ("good", "bad"))
     print(f"on the thing: {good} of {good + bad}")
     assert good + bad == 3 * THINGS
