@@ -7,7 +7,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -103,7 +103,7 @@ def localize(
     started = time.perf_counter()
     import torch
 
-    from avgrad.engine.attribute import METHODS, resolve_layers
+    from avgrad.engine.attribute import METHODS, check_pooling, resolve_layers
     from avgrad.localizer import Localizer
     from avgrad.media import load_image
     from avgrad.models.checkpoints import checkpoint_path
@@ -128,7 +128,7 @@ def localize(
                 "using mini, the bundled model: it knows the made-up scenes it was trained on, not the world. "
                 "`avgrad download imagebind_huge` gets the real one."
             )
-    load_image(image)  # a picture that cannot be read is said before a large model is loaded
+    picture = load_image(image)  # first, so that one that cannot be read is said before a large model is loaded
     towers = ["vision", *(["audio"] if audio or speech else []), *(["text"] if text else [])]
     started = time.perf_counter()
     loaded = load(model, checkpoint=checkpoint, device=device, dtype=number_type, towers=towers)
@@ -137,10 +137,14 @@ def localize(
         resolve_layers(which, len(loaded.vision.blocks))
     except ValueError as error:
         raise typer.BadParameter(f"--layers {error}") from None
+    try:
+        check_pooling(pooling, loaded.vision)
+    except ValueError as error:
+        raise typer.BadParameter(f"--pooling: {error}") from None
     results: list[Localization] = []
     for name in methods:
         localizer = Localizer(loaded, method=name, layers=which, pooling=pooling, size=size, keep=False)  # type: ignore[arg-type]
-        localizer.set_image(image)
+        localizer.set_image(picture)
         if results:
             results.append(localizer.localize(prompts=results[0].prompts))
         else:
@@ -233,15 +237,15 @@ def scenes(
     out: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")],
     n: Annotated[int, typer.Option(help="Number of scenes.", min=1)] = 100,
     seed: Annotated[int, typer.Option(help="Of all scenes; scene i depends on the seed and i alone.", min=0)] = 0,
-    prompt: Annotated[str, typer.Option(help="sound or speech")] = "sound",
+    prompt: Annotated[Literal["sound", "speech"], typer.Option(help="What the prompts are.")] = "sound",
 ) -> None:
     """Writes made-up scenes with exact masks in the layout of the ADE20K Sound- and Speech-Prompted data sets."""
-    if prompt not in ("sound", "speech"):
-        raise typer.BadParameter(f"--prompt {prompt} is neither sound nor speech")
     from avgrad.scenes.dataset import write_dataset
 
-    options: dict[str, Any] = {"prompt": prompt}
-    write_dataset(out, n, seed, **options)
+    try:
+        write_dataset(out, n, seed, prompt)
+    except OSError as error:
+        raise typer.BadParameter(f"{out} cannot be written: {error.strerror}") from None
 
 
 @app.command()

@@ -17,6 +17,7 @@ from avgrad.encoders.text import encode_labels
 from avgrad.engine.attribute import (
     METHODS,
     attribute,
+    check_pooling,
     finish,
     resolve_correction,
     resolve_layers,
@@ -92,6 +93,7 @@ class Localizer:
         if size is not None and size < 1:
             raise ValueError(f"size={size} is no length in pixels; 224 is, for example")
         self.model: Model = load(model) if isinstance(model, str) else model
+        check_pooling(pooling, self.model.vision)
         self.method, self.pooling, self.size, self.keep = method, pooling, size, keep
         self.layers = resolve_layers(layers, len(self.model.vision.blocks))
         self.correction = resolve_correction(correction, self.model.vision, method)

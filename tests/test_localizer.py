@@ -166,6 +166,8 @@ def test_mistakes_are_said(model: ImageBind, scene: Image.Image, tmp_path: Path)
         Localizer(model, method="magic")
     with pytest.raises(ValueError, match="layers 0 to"):
         Localizer(model, layers=99)
+    with pytest.raises(ValueError, match="unknown pooling 'max'"):
+        Localizer(model, pooling="max")  # type: ignore[arg-type]
     deaf = avgrad.load("mini", towers=["vision", "text"])
     with pytest.raises(UnsupportedModelError, match="understands text, so it cannot look for a sound"):
         avgrad.localize(scene, audio=_sound(0), model=deaf)

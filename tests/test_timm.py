@@ -257,3 +257,10 @@ def test_true_size(name: str) -> None:
         closed = attribute(model.vision, pixels, prompts, layers=-1, per_layer=True)
         oracle = attribute(model.vision, pixels, prompts, "legrad_autograd", layers=-1, per_layer=True)
         assert (closed - oracle).abs().amax() < 2e-6 * oracle.amax()
+
+
+def test_a_localizer_refuses_the_class_token_of_a_model_without_one() -> None:
+    """Without the refusal it would explain the first patch in the class token's place."""
+    trunk = timm.models.VisionTransformer(**SMALL, class_token=False, global_pool="avg")
+    with pytest.raises(ValueError, match="needs a class token"):
+        Localizer(TimmClassifier(trunk, "small"), pooling="cls")

@@ -121,6 +121,18 @@ def resolve_layers(layers: int | Sequence[int] | None, num_layers: int) -> list[
     return sorted({numbers[layer] for layer in layers})
 
 
+def check_pooling(pooling: str, view: VisionTransformer) -> None:
+    """Refuses what the model cannot pool by.
+
+    Raises:
+        ValueError: an unknown pooling, or the class token's for a model that has none.
+    """
+    if pooling not in ("mean", "cls"):
+        raise ValueError(f"unknown pooling {pooling!r}; there are 'mean' and 'cls'")
+    if pooling == "cls" and view.num_prefix_tokens < 1:
+        raise ValueError("pooling='cls' needs a class token, and this model has none; use pooling='mean'")
+
+
 def min_max(maps: Tensor) -> Tensor:
     """Each map `[..., h, w]` stretched to [0, 1] by its own smallest and largest value; a constant one becomes 0.
 
@@ -206,10 +218,7 @@ def attribute(
         if option not in options_of(method):
             known = ", ".join(options_of(method)) or "none"
             raise ValueError(f"method {method!r} has no option {option!r}; its options: {known}")
-    if pooling not in ("mean", "cls"):
-        raise ValueError(f"unknown pooling {pooling!r}; there are 'mean' and 'cls'")
-    if pooling == "cls" and view.num_prefix_tokens < 1:
-        raise ValueError("pooling='cls' needs a class token, and this model has none; use pooling='mean'")
+    check_pooling(pooling, view)
     size = pixels.shape[-2:]
     if pixels.ndim != 4 or pixels.shape[1] != 3 or any(side < 1 or side % view.patch_size for side in size):
         raise ValueError(

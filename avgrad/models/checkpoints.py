@@ -29,6 +29,12 @@ class CheckpointError(ValueError):
     """
 
 
+def not_loaded(name: str, error: Exception) -> CheckpointError:
+    """What to raise where another library could not fetch or read a model's weights, whatever it raised itself."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return CheckpointError(f"the weights of {name} could not be loaded: {reason}")
+
+
 # ------------------------------------------------------------------ where they lie
 
 

@@ -24,7 +24,7 @@ from avgrad.engine.vit import (
     interpolate_positions,
 )
 from avgrad.models import timm
-from avgrad.models.checkpoints import CheckpointError
+from avgrad.models.checkpoints import not_loaded
 from avgrad.models.timm_view import Refuse, trunk_view
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ class OpenClip:
         except UnsupportedModelError:
             raise
         except Exception as error:  # open_clip, its hub and torch raise many kinds, all for missing weights
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise CheckpointError(f"the weights of {name} could not be loaded: {reason}") from error
+            raise not_loaded(name, error) from error
         return cls(model.to(dtype), tokenizer, name)
 
     @property

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from avgrad.encoders.image import Preprocess
 from avgrad.engine.vit import UnsupportedModelError, VisionTransformer
 from avgrad.media import MediaError
-from avgrad.models.checkpoints import CheckpointError
+from avgrad.models.checkpoints import not_loaded
 from avgrad.models.timm_view import trunk_view
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ class TimmClassifier:
             else:
                 model = timm.create_model(architecture, checkpoint_path=os.fspath(checkpoint))
         except Exception as error:  # timm, its hub and torch raise many kinds, all for missing weights
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise CheckpointError(f"the weights of {name} could not be loaded: {reason}") from error
+            raise not_loaded(name, error) from error
         return cls(model.to(device, dtype), name)
 
     @property
