@@ -17,6 +17,7 @@ from avgrad.encoders.text import encode_labels
 from avgrad.engine.attribute import (
     METHODS,
     attribute,
+    check_options,
     check_pooling,
     finish,
     resolve_correction,
@@ -69,6 +70,8 @@ class Localizer:
             width d). Without it, each call runs the forward pass again, in the memory of one layer.
         correction: blank LeGrad maps where a prompt that names nothing is seen, as `avgrad.attribute` does: on for
             models that pool by attention, unless None or 0 is given.
+        backward_dtype: torch.bfloat16 makes LeGrad's heatmaps faster and a little coarser, see
+            `avgrad.engine.legrad.legrad`; None for the model's own.
 
     Example:
         >>> import avgrad
@@ -87,14 +90,18 @@ class Localizer:
         size: int | None = None,
         keep: bool = True,
         correction: float | Literal["default"] | None = "default",
+        backward_dtype: torch.dtype | None = None,
     ) -> None:
         if method not in METHODS:
             raise ValueError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+        if backward_dtype is not None:
+            check_options(method, {"backward_dtype": backward_dtype})
         if size is not None and size < 1:
             raise ValueError(f"size={size} is no length in pixels; 224 is, for example")
         self.model: Model = load(model) if isinstance(model, str) else model
         check_pooling(pooling, self.model.vision)
         self.method, self.pooling, self.size, self.keep = method, pooling, size, keep
+        self.backward_dtype = backward_dtype
         self.layers = resolve_layers(layers, len(self.model.vision.blocks))
         self.correction = resolve_correction(correction, self.model.vision, method)
         self._image: Image.Image | None = None
@@ -125,7 +132,9 @@ class Localizer:
             records: list[Record] = []
             embedding = None
             if self.keep and self.method == "legrad":
-                embedding = forward(self.model.vision, pixels, self.layers, self.pooling, records.append)
+                embedding = forward(
+                    self.model.vision, pixels, self.layers, self.pooling, records.append, self.backward_dtype
+                )
         self._image, self._pixels, self._records, self._embedding = picture, pixels, records, embedding
 
     def encode(
@@ -230,6 +239,7 @@ class Localizer:
                         self.layers,
                         self.pooling,
                         lambda record: maps.append(explain(view, record, looked_for)),
+                        self.backward_dtype,
                     )
                 else:
                     maps = [explain(view, record, looked_for) for record in self._records]
@@ -289,7 +299,7 @@ def localize(
         image: as `Localizer.set_image` takes it.
         audio, text, speech, image_prompts, templates: as `Localizer.localize` takes them.
         model: a model from `avgrad.load`, or its name.
-        **options: `method`, `layers`, `pooling`, `size` and `correction` of `Localizer`.
+        **options: `method`, `layers`, `pooling`, `size`, `correction` and `backward_dtype` of `Localizer`.
 
     Raises:
         MediaError, UnsupportedModelError, CheckpointError: as there.

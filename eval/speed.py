@@ -1,203 +1,226 @@
-"""How long things take: `python -m eval.speed --load`.
+"""How long things take, and how much memory: `python -m eval.speed`.
 
-Everything is timed in one run, in turns, beside what it is held against, since only ratios carry over from
-one machine to another.
+Everything is timed in one process, in turns, beside a plain forward pass of the same model by its own library and
+beside the original legrad_torch where that is installed, since only ratios carry over from one machine to another. Each
+row's peak memory is measured in a process of its own. Models have random weights; nothing is downloaded.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
-import statistics
+import os
+import shutil
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+import typer
+from tqdm import tqdm
 
-from avgrad.models.checkpoints import CheckpointError, byte_offsets, check_layout, open_checkpoint
-from avgrad.models.imagebind import ImageBind
+from avgrad.engine.vit import UnsupportedModelError
+from avgrad.localization import write_whole
+from avgrad.models.checkpoints import CheckpointError
+from eval import original
+from eval.flops import count_flops
+from eval.speed_device import DTYPES, OptionError, surroundings, use
+from eval.speed_load import measure_load_of
+from eval.speed_memory import Memory, NotMeasuredError, Specification, measure_apart
+from eval.speed_models import NAMES, build, check
+from eval.speed_report import Result, figures, plot, tables
+from eval.speed_rows import CHOICES, Row, rows_of, task
+from eval.speed_startup import measure_startup
+from eval.timing import time_in_turns
 
-TOWERS = ("vision", "audio")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-# ------------------------------------------------------------------ a checkpoint of random numbers
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(word.strip() for word in text.split(",")))
 
 
-def save_random_checkpoint(path: Path, shapes: Mapping[str, Sequence[int]], seed: int = 0) -> None:
-    """Writes a `.pth` file of float32 random numbers.
+def _numbers(text: str, option: str) -> list[int]:
+    words = _words(text)
+    if any(not word.isdecimal() or int(word) < 1 for word in words):
+        raise OptionError(f"{option} {text} is no list of numbers such as 1,10")
+    return sorted({int(word) for word in words})
+
+
+def measure(
+    model: str,
+    device: str,
+    dtype: str,
+    *,
+    sizes: Sequence[int],
+    batches: Sequence[int],
+    prompts: Sequence[int],
+    methods: Sequence[str],
+    original_prompts: int,
+    compiled: bool,
+    memory: bool,
+    repeats: int,
+    notes: list[str],
+) -> list[Result]:
+    """Everything about one model in one type of numbers.
 
     Args:
-        path: the file.
-        shapes: the keys and their shapes.
-        seed: of the random numbers.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    state = {}
-    for key, shape in shapes.items():
-        tensor = torch.empty(torch.Size(shape)).uniform_(-0.05, 0.05, generator=generator)
-        if tensor.ndim == 1 and key.endswith("weight"):  # LayerNorms scale by about 1
-            tensor += 1
-        state[key] = tensor
-    torch.save(state, path)
-
-
-# ------------------------------------------------------------------ loading
-
-
-def byte_ranges(path: Path, shapes: Mapping[str, Sequence[int]]) -> list[tuple[int, int]]:
-    """Where tensors' bytes lie in a checkpoint file: (offset, length) of each, ascending.
-
-    Args:
-        path: the file.
-        shapes: the keys of the tensors, and their shapes.
+        model, device, dtype, sizes, batches, prompts, methods, repeats: as the command line has them.
+        original_prompts: up to how many prompts legrad_torch is timed; 0 leaves it out.
+        compiled: time rows through `torch.compile` as well.
+        memory: measure peak memory.
+        notes: what could not be measured is added, a sentence each.
 
     Raises:
-        CheckpointError: the file is no checkpoint with these tensors.
+        OptionError, UnsupportedModelError: an option asks for what is not there.
     """
-    tensors = open_checkpoint(path)
-    check_layout(tensors, shapes, path.name)
-    offsets = byte_offsets(path, {key: tensors[key] for key in shapes})
-    return sorted((offset, tensors[key].nbytes) for key, offset in offsets.items())
+    where, number_type = use(device, dtype)
+    subject = build(model, where, number_type)
+    patch = subject.view.patch_size
+    wrong = [size for size in sizes if size % patch]
+    if wrong:
+        raise OptionError(f"--size {wrong[0]} is no multiple of {patch}, the side of a patch of {model}")
+    rows = rows_of(subject, sizes, batches, prompts, methods, original_prompts, compiled)
+    if original_prompts and not any(row.kind == "original" for row in rows):
+        notes.append(
+            f"no original for {model}: legrad_torch is timed on open_clip models without an attentional pooler, one "
+            "picture at a time"
+            if original.is_installed()
+            else "the original is left out: legrad_torch is not installed"
+        )
+    tasks = {row: task(subject, row) for row in rows}
+    flops = {}
+    for row in tqdm(rows, desc="operations", leave=False, disable=None):
+        tasks[row].keep()
+        flops[row] = count_flops(tasks[row].eager)
+    seconds = time_in_turns({row: tasks[row].run for row in rows}, repeats, where)
+    floors = {row: row.floor(subject) for row in rows}
+    library, prefix = subject.library, subject.view.num_prefix_tokens
+    del subject, tasks
+    gc.collect()  # the processes that measure memory need the room
+    peaks: dict[Row, Memory] = {}
+    if memory:
+        for row in tqdm(rows, desc="memory", leave=False, disable=None):
+            try:
+                peaks[row] = measure_apart(Specification(model, device, dtype, torch.get_num_threads(), row))
+            except NotMeasuredError as error:
+                notes.append(str(error))
+    return [
+        Result(
+            model=model,
+            dtype=dtype,
+            library=library,
+            tokens=prefix + (row.size // patch) ** 2,
+            row=row,
+            seconds=seconds[row],
+            flops=flops[row],
+            floor=floors[row],
+            memory=peaks.get(row),
+        )
+        for row in rows
+    ]
 
 
-def load(path: Path, dtype: torch.dtype) -> ImageBind:
-    """The vision and audio towers with every page of their weights in memory."""
-    model = ImageBind.from_checkpoint(path, towers=TOWERS, dtype=dtype)
-    for tensor in model.state_dict().values():
-        tensor.reshape(-1)[:: 4096 // tensor.itemsize].sum()  # one number of each page
-    return model
+def _write_json(path: Path | None, document: dict[str, Any]) -> None:
+    if path is not None:
+        write_whole(path, lambda file: file.write((json.dumps(document, indent=2) + "\n").encode()))
 
 
-def read(path: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """The bytes of the ranges, by plain read()."""
-    with open(path, "rb", buffering=0) as file:
-        parts = []
-        for offset, length in ranges:
-            file.seek(offset)
-            parts.append(file.read(length))
-        return parts
-
-
-def read_and_drop(path: Path, ranges: Sequence[tuple[int, int]]) -> None:
-    """Reads the bytes of the ranges by plain readinto(), all into the same small memory."""
-    memory = memoryview(bytearray(max(length for _, length in ranges)))
-    with open(path, "rb", buffering=0) as file:
-        for offset, length in ranges:
-            file.seek(offset)
-            file.readinto(memory[:length])
-
-
-def measure_load(path: Path, repeats: int) -> Report:
-    """Loading vision and audio against reading their bytes.
-
-    Args:
-        path: an imagebind_huge checkpoint.
-        repeats: how often each is timed.
-
-    Raises:
-        CheckpointError: the file is no imagebind_huge checkpoint.
-    """
-    shapes = ImageBind(towers=TOWERS).shapes
-    ranges = byte_ranges(path, shapes)
-    size = sum(length for _, length in ranges)
-    seconds = time_in_turns(
-        {
-            "read() into memory": lambda: read(path, ranges),
-            "readinto() one buffer": lambda: read_and_drop(path, ranges),
-            "load float32, pages touched": lambda: load(path, torch.float32),
-            "load bfloat16": lambda: load(path, torch.bfloat16),
-        },
-        repeats,
-    )
-    return Report(
-        title=f"vision + audio of imagebind_huge, {size / 1e9:.2f} GB in the file; page cache warm for all; "
-        f"medians of {repeats} turns",
-        seconds=seconds,
-        ratios={
-            reference: {name: value / seconds[reference] for name, value in seconds.items() if "load" in name}
-            for reference in ("read() into memory", "readinto() one buffer")
-        },
-    )
-
-
-# ------------------------------------------------------------------ timing and reporting
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was timed.
-
-    Attributes:
-        title: what and how.
-        seconds: the median of each row.
-        ratios: for each reference row, the other rows' seconds over its own.
-    """
-
-    title: str
-    seconds: dict[str, float]
-    ratios: dict[str, dict[str, float]]
-
-    def table(self) -> str:
-        """One line for each row: seconds, then its ratio to each reference."""
-        lines = [
-            self.title,
-            f"{'':30}{'seconds':>10}" + "".join(f"{'/ ' + name:>26}" for name in self.ratios),
-        ]
-        for name, value in self.seconds.items():
-            ratios = (column.get(name) for column in self.ratios.values())
-            lines.append(
-                f"{name:30}{value:10.3f}" + "".join(" " * 26 if ratio is None else f"{ratio:26.2f}" for ratio in ratios)
+@app.command()
+def speed(
+    models: Annotated[str, typer.Option(help=f"Models, with commas between them: {NAMES}.")] = "open_clip:ViT-B-16",
+    methods: Annotated[str, typer.Option(help=f"Attribution methods, of {', '.join(CHOICES)}.")] = "legrad",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    dtype: Annotated[str, typer.Option(help=f"Types of numbers, of {', '.join(DTYPES)}.")] = "float32",
+    batch: Annotated[str, typer.Option(help="Numbers of pictures at once, such as 1,8.")] = "1",
+    prompts: Annotated[str, typer.Option(help="Numbers of prompts, such as 1,10,100.")] = "1,10",
+    size: Annotated[
+        str, typer.Option(help="Sides of the pictures in pixels, such as 224,448. Default: the model's.")
+    ] = "",
+    compiled: Annotated[bool, typer.Option("--compile", help="Each row through torch.compile as well.")] = False,
+    original_prompts: Annotated[
+        int, typer.Option("--original", help="Up to how many prompts legrad_torch is timed; 0 leaves it out.", min=0)
+    ] = 10,
+    memory: Annotated[bool, typer.Option(help="Peak memory of each row, in a process of its own.")] = True,
+    threads: Annotated[int | None, typer.Option(help="Of the CPU. Default: as torch chooses.", min=1)] = None,
+    repeats: Annotated[int, typer.Option(help="Turns that count.", min=1)] = 5,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", help="Draw time against the number of tokens, as PNG; needs two sizes.")
+    ] = None,
+    startup: Annotated[bool, typer.Option("--startup", help="Instead: how long it takes to begin.")] = False,
+    load: Annotated[bool, typer.Option("--load", help="Instead: loading imagebind_huge.")] = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Of --load: an imagebind_huge checkpoint. Default: one of random numbers.")
+    ] = None,
+) -> None:
+    """Times avgrad beside plain forward passes and the original LeGrad; prints tables."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if startup or load:
+        report = measure_startup(repeats) if startup else measure_load_of(checkpoint, repeats)
+        print(report.tables())
+        _write_json(json_file, {**surroundings(torch.device("cpu")), **asdict(report)})
+        return
+    chosen = _words(methods)
+    for name in chosen:
+        if name not in CHOICES:
+            raise OptionError(f"--methods {name} is none of {', '.join(CHOICES)}")
+    sizes = _numbers(size, "--size") if size else []
+    if plot_file is not None and len(sizes) < 2:
+        raise OptionError("--plot shows growth with the size of pictures, so two are needed, such as --size 224,448")
+    names, types = _words(models), _words(dtype)
+    for name in names:
+        check(name)
+    for numbers in types:
+        where, _ = use(device, numbers)
+    if compiled:
+        if where.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+            raise OptionError("--compile needs a C++ compiler, and there is neither g++ nor clang++")
+        # each row is compiled for itself, and without this the compiler gives up on the ninth
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 1024
+    notes: list[str] = []
+    results = []
+    for model in names:
+        for numbers in types:
+            results += measure(
+                model,
+                device,
+                numbers,
+                sizes=sizes,
+                batches=_numbers(batch, "--batch"),
+                prompts=_numbers(prompts, "--prompts"),
+                methods=chosen,
+                original_prompts=original_prompts,
+                compiled=compiled,
+                memory=memory,
+                repeats=repeats,
+                notes=notes,
             )
-        return "\n".join(lines)
-
-
-def time_in_turns(rows: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each row, timed in turns after one turn that warms up.
-
-    What a row returns is kept until its clock has stopped.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in rows}
-    for turn in range(repeats + 1):
-        for name, run in rows.items():
-            gc.collect()
-            start = time.perf_counter()
-            result = run()
-            elapsed = time.perf_counter() - start
-            del result
-            if turn:
-                seconds[name].append(elapsed)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    notes = list(dict.fromkeys(notes))
+    about = surroundings(where)
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    print(f"{about['device_name']}, {about['threads']} threads; {versions}; medians of {repeats} turns\n")
+    print(tables(results))
+    for note in notes:
+        print(f"\n{note}")
+    _write_json(json_file, {**about, "repeats": repeats, "notes": notes, "rows": figures(results)})
+    if plot_file is not None:
+        smallest = min(result.row.batch for result in results)
+        plot([result for result in results if result.row.batch == smallest], plot_file)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m eval.speed", description="Times avgrad.")
-    parser.add_argument("--load", action="store_true", required=True, help="loading against reading bytes")
-    parser.add_argument("--checkpoint", type=Path, help="of imagebind_huge; left out: made of random numbers")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
-    options = parser.parse_args(arguments)
+    """The command line; returns the exit status. A user's mistake is told in one sentence."""
     try:
-        if options.checkpoint:
-            report = measure_load(options.checkpoint, options.repeats)
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "imagebind_huge.pth"
-                save_random_checkpoint(path, ImageBind().shapes)
-                report = measure_load(path, options.repeats)
-    except CheckpointError as error:
+        app(arguments, prog_name="python -m eval.speed")
+    except (CheckpointError, OptionError, UnsupportedModelError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(report.table())
-    if options.json:
-        temporary = options.json.with_name(options.json.name + ".part")
-        temporary.write_text(json.dumps(asdict(report), indent=2) + "\n")
-        temporary.replace(options.json)
+    except SystemExit as ended:
+        return int(ended.code or 0)
     return 0
 
 

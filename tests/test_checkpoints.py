@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from avgrad.models.checkpoints import CheckpointError, cache_folder, checkpoint_path, read_checkpoint
 from avgrad.models.imagebind import ImageBind
-from eval.speed import byte_ranges, main, read, save_random_checkpoint
+from eval.speed import main
+from eval.speed_load import byte_ranges, read, save_random_checkpoint
 
 SHAPES = {"a": (3, 5), "b.weight": (7,), "scale": ()}
 

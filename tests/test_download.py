@@ -24,7 +24,7 @@ from avgrad.models.checkpoints import CheckpointError
 from avgrad.models.download import LICENSE_NOTICE, download_imagebind
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.towers import ImageBindConfig
-from eval.speed import save_random_checkpoint
+from eval.speed_load import save_random_checkpoint
 
 CONFIG = ImageBindConfig(
     vision_embed_dim=32, vision_num_blocks=2, vision_num_heads=4,

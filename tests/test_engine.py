@@ -20,7 +20,7 @@ from avgrad.engine.vit import (
     UnsupportedModelError,
     VisionTransformer,
     activate,
-    activation_slope,
+    activation_slope_,
 )
 
 WIDTH, PATCH = 24, 4
@@ -122,7 +122,7 @@ def test_closed_form_without_class_token() -> None:
 def test_activation_slope(activation: Activation) -> None:
     x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(activate(activation, x).sum(), x)
-    torch.testing.assert_close(activation_slope(activation, x.detach()), expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close(activation_slope_(activation, x.detach().clone()), expected, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("method", list(METHODS))
@@ -144,7 +144,7 @@ def test_chunks_of_prompts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     view = random_view()
     pixels, prompts = random_input(view, batch=2, height=4 * PATCH, width=4 * PATCH, prompts=7)
     whole = attribute(view, pixels, prompts, per_layer=True)
-    monkeypatch.setattr(legrad_module, "CHUNK_BYTES", 1)
+    monkeypatch.setitem(legrad_module.CHUNK_BYTES, "cpu", 1)
     torch.testing.assert_close(attribute(view, pixels, prompts, per_layer=True), whole, rtol=1e-12, atol=1e-15)
 
 
@@ -192,6 +192,29 @@ def test_bfloat16_stays_close() -> None:
     assert (rough - exact).abs().mean() < 0.02
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_bfloat16_for_the_backward_part_stays_closer(pooling: Any) -> None:
+    view = random_view(dtype=torch.float32)
+    pixels, prompts = random_input(view, batch=2, height=48, width=48, prompts=5)
+    exact = attribute(view, pixels, prompts, pooling=pooling)
+    rough = attribute(view, pixels, prompts, pooling=pooling, backward_dtype=torch.bfloat16)
+    assert rough.dtype == torch.float32
+    error = (rough - exact).abs()
+    assert 0 < error.amax() < 0.01
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_records_hold_no_more_than_they_need(pooling: Any) -> None:
+    view = random_view()
+    pixels, _ = random_input(view, batch=1, height=48, width=48, prompts=1)
+    records: list[Any] = []
+    legrad_module.forward(view, pixels, [0, 1, 2], pooling, records.append)
+    for record in records:
+        fields = [value for value in vars(record).values() if isinstance(value, Tensor)]
+        assert len(fields) == 5
+        assert all(value.untyped_storage().nbytes() == value.nbytes for value in fields)
+
+
 def test_wrong_arguments_are_said() -> None:
     view = random_view()
     pixels, prompts = random_input(view, batch=2, height=8, width=8, prompts=3)
@@ -207,6 +230,8 @@ def test_wrong_arguments_are_said() -> None:
         ({"layers": -4}, "layers 0 to 2"),
         ({"layers": [0, 7]}, "no layer 7"),
         ({"layers": []}, "at least one layer"),
+        ({"backward_dtype": torch.float16}, "backward_dtype=torch.float16 is neither None nor torch.bfloat16"),
+        ({"method": "rollout", "backward_dtype": torch.bfloat16}, "'rollout' has no option 'backward_dtype'"),
     ]:
         with pytest.raises(ValueError, match=message):
             attribute(**{"view": view, "pixels": pixels, "prompts": prompts, **wrong})

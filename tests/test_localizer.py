@@ -70,6 +70,19 @@ def test_keeping_and_not_keeping_agree(model: ImageBind, scene: Image.Image) -> 
     torch.testing.assert_close(one_call.heatmaps, other.heatmaps, rtol=0, atol=0)
 
 
+def test_bfloat16_for_the_backward_part(model: ImageBind, scene: Image.Image) -> None:
+    exact, kept = Localizer(model), Localizer(model, backward_dtype=torch.bfloat16)
+    for localizer in (exact, kept):
+        localizer.set_image(scene)
+    expected, rough = exact.localize(text=["a dog", "a bell"]), kept.localize(text=["a dog", "a bell"])
+    assert 0 < (rough.heatmaps - expected.heatmaps).abs().amax() < 0.01
+    assert torch.equal(rough.scores, expected.scores)
+    one_call = avgrad.localize(scene, text=["a dog", "a bell"], model=model, backward_dtype=torch.bfloat16)
+    torch.testing.assert_close(one_call.heatmaps, rough.heatmaps, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="'gradcam' has no option 'backward_dtype'"):
+        Localizer(model, method="gradcam", backward_dtype=torch.bfloat16)
+
+
 def test_a_further_prompt_does_not_repeat_the_forward_pass(model: ImageBind, scene: Image.Image) -> None:
     passes = []
     stem = model.modality_preprocessors["vision"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -48,10 +48,24 @@ def options_of(method: str) -> tuple[str, ...]:
     """Names of the options that a method has of its own.
 
     >>> options_of("legrad"), options_of("gradcam"), options_of("cosine")
-    (('relu',), ('class_token', 'every_layer'), ())
+    (('relu', 'backward_dtype'), ('class_token', 'every_layer'), ())
     """
     parameters = inspect.signature(METHODS[method]).parameters.values()
     return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+
+
+def check_options(method: str, options: Mapping[str, Any]) -> None:
+    """Refuses options that a method does not have, or not with such a value.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for option in options:
+        if option not in options_of(method):
+            known = ", ".join(options_of(method)) or "none"
+            raise ValueError(f"method {method!r} has no option {option!r}; its options: {known}")
+    if options.get("backward_dtype") not in (None, torch.bfloat16):
+        raise ValueError(f"backward_dtype={options['backward_dtype']} is neither None nor torch.bfloat16")
 
 
 # Methods whose maps an empty prompt corrects; where maps do not depend on the prompt, it would blank them.
@@ -140,8 +154,13 @@ def min_max(maps: Tensor) -> Tensor:
     tensor([[[0.0000, 1.0000],
              [0.5000, 0.0000]]])
     """
+    return _min_max_(maps.clone())
+
+
+def _min_max_(maps: Tensor) -> Tensor:
+    """The same in place."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
+    return maps.sub_(low).div_((high - low).clamp_min(torch.finfo(maps.dtype).tiny))
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -171,7 +190,7 @@ def finish(
     if view.pooler is not None:
         return upsample(min_max(maps) if normalize else maps, size)
     maps = upsample(maps, size)
-    return min_max(maps) if normalize else maps
+    return _min_max_(maps) if normalize else maps  # a hundred maps are large, so they are not copied
 
 
 def attribute(
@@ -203,7 +222,8 @@ def attribute(
             None or 0 for not. The default is 0.8 for models with an empty prompt (those that pool by attention), else
             none.
         **options: what the method has of its own: `relu` of "legrad" and "legrad_last" (False keeps negative gradients,
-            an ablation), `class_token` and `every_layer` of "gradcam".
+            an ablation), `backward_dtype` of "legrad" (torch.bfloat16 is faster, see `avgrad.engine.legrad.legrad`),
+            `class_token` and `every_layer` of "gradcam".
 
     Returns:
         Heatmaps `[B, P, h, w]`, float32 (float64 for a float64 model); with `per_layer` `[B, P, L, gh, gw]`.
@@ -214,10 +234,7 @@ def attribute(
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
-    for option in options:
-        if option not in options_of(method):
-            known = ", ".join(options_of(method)) or "none"
-            raise ValueError(f"method {method!r} has no option {option!r}; its options: {known}")
+    check_options(method, options)
     check_pooling(pooling, view)
     size = pixels.shape[-2:]
     if pixels.ndim != 4 or pixels.shape[1] != 3 or any(side < 1 or side % view.patch_size for side in size):

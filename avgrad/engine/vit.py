@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avgrad.engine.linear import linear
+
 
 class UnsupportedModelError(ValueError):
     """The model has a part that the view cannot express; explaining it anyway would be wrong."""
@@ -34,17 +36,17 @@ def activate(name: Activation, x: Tensor) -> Tensor:
     return F.relu(x)
 
 
-def activation_slope(name: Activation, x: Tensor) -> Tensor:
-    """The derivative phi' of an activation at its input, elementwise, in closed form."""
+def activation_slope_(name: Activation, x: Tensor) -> Tensor:
+    """The derivative phi' of an activation at its input, elementwise, in closed form, in the input's own memory."""
     if name in ("gelu", "gelu_tanh"):
         one = torch.ones((), dtype=x.dtype, device=x.device).expand_as(x)
         approximate = "tanh" if name == "gelu_tanh" else "none"
-        slope: Tensor = torch.ops.aten.gelu_backward(one, x, approximate=approximate)
+        slope: Tensor = torch.ops.aten.gelu_backward.grad_input(one, x, approximate=approximate, grad_input=x)
         return slope
     if name == "quick_gelu":
         gate = torch.sigmoid(1.702 * x)
-        return gate * (1 + 1.702 * x * (1 - gate))
-    return (x > 0).to(x.dtype)
+        return x.mul_(1.702).mul_(1 - gate).add_(1).mul_(gate)
+    return x.gt_(0)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Block:
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of every head, each `[B, h, n, d_h]`, from the block's input `[B, n, d]`."""
         batch, tokens, width = x.shape
-        qkv = F.linear(self.norm1(x), self.qkv_weight, self.qkv_bias)
+        qkv = linear(self.norm1(x), self.qkv_weight, self.qkv_bias)
         q, k, v = qkv.view(batch, tokens, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
         return q, k, v
 
@@ -122,18 +124,18 @@ class Block:
 
     def mix(self, x: Tensor, context: Tensor) -> Tensor:
         """`y` from the block's input `[B, n, d]` and the heads' outputs `[B, h, n, d_h]`."""
-        attended = F.linear(context.transpose(1, 2).flatten(2), self.out_weight, self.out_bias)
+        attended = linear(context.transpose(1, 2).flatten(2), self.out_weight, self.out_bias)
         return x + (attended if self.scale1 is None else attended * self.scale1)
 
     def transform(self, y: Tensor, hidden: Tensor) -> Tensor:
         """`z` from `y` `[B, n, d]` and the MLP's pre-activations `[B, n, d_hidden]`."""
-        changed = F.linear(activate(self.activation, hidden), self.fc2_weight, self.fc2_bias)
+        changed = linear(activate(self.activation, hidden), self.fc2_weight, self.fc2_bias)
         return y + (changed if self.scale2 is None else changed * self.scale2)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The block's output `z` `[B, n, d]` for its input `[B, n, d]`."""
         y, _ = self.attend(x)
-        return self.transform(y, F.linear(self.norm2(y), self.fc1_weight, self.fc1_bias))
+        return self.transform(y, linear(self.norm2(y), self.fc1_weight, self.fc1_bias))
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,8 @@ class PoolerMlp:
     def __call__(self, attended: Tensor) -> Tensor:
         """`p` `[..., d_p]` from `o` `[..., d_p]`."""
         normed = attended if self.norm is None else self.norm(attended)
-        hidden = activate(self.activation, F.linear(normed, self.fc1_weight, self.fc1_bias))
-        return attended + F.linear(hidden, self.fc2_weight, self.fc2_bias)
+        hidden = activate(self.activation, linear(normed, self.fc1_weight, self.fc1_bias))
+        return attended + linear(hidden, self.fc2_weight, self.fc2_bias)
 
     def gradient(self, attended: Tensor, grad_output: Tensor) -> Tensor:
         """Gradient of `o`, `[B, P, d_p]`, from `o` `[B, d_p]` and the gradient of `p`, `[B, P, d_p]`."""
@@ -159,7 +161,7 @@ class PoolerMlp:
             normed = attended
         else:
             normed, mean, rstd = self.norm.statistics(attended)
-        slope = activation_slope(self.activation, F.linear(normed, self.fc1_weight, self.fc1_bias))
+        slope = activation_slope_(self.activation, linear(normed, self.fc1_weight, self.fc1_bias))
         grad = (slope[:, None] * (grad_output @ self.fc2_weight)) @ self.fc1_weight
         if self.norm is not None:
             grad = self.norm.gradient(((attended - mean) * rstd)[:, None], rstd[:, None], grad)
@@ -210,15 +212,15 @@ class AttentionPooler:
             tokens = self.token_norm(tokens)
         query = self.query if self.query_norm is None else self.query_norm(self.query)
         if self.query_weight is not None:
-            query = F.linear(query, self.query_weight, self.query_bias)
+            query = linear(query, self.query_weight, self.query_bias)
         q = query.view(1, self.num_heads, 1, -1).expand(len(tokens), -1, -1, -1)
-        k = F.linear(tokens, self.key_weight, self.key_bias)
-        v = F.linear(tokens, self.value_weight, self.value_bias)
+        k = linear(tokens, self.key_weight, self.key_bias)
+        v = linear(tokens, self.value_weight, self.value_bias)
         return q, *(t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (k, v))  # type: ignore[return-value]
 
     def mix(self, context: Tensor) -> Tensor:
         """`o` `[B, r, d_p]` from the heads' outputs `[B, h, r, d_h]` for r queries."""
-        return F.linear(context.transpose(1, 2).flatten(2), self.out_weight, self.out_bias)
+        return linear(context.transpose(1, 2).flatten(2), self.out_weight, self.out_bias)
 
     def attend(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """`o` `[B, d_p]` and the heads' values `[B, h, m, d_h]`, from all of a layer's tokens `[B, n, d]`."""
@@ -256,7 +258,7 @@ class Head:
 
     def project(self, token: Tensor) -> Tensor:
         """The projection alone, `[..., D]`, of tokens `[..., d]`."""
-        return token if self.weight is None else F.linear(token, self.weight, self.bias)
+        return token if self.weight is None else linear(token, self.weight, self.bias)
 
     def scores(self, token: Tensor, prompts: Tensor) -> Tensor:
         """`<normalize(head(token)), prompt>` (not normalised without `cosine`), `[B, P]`; differentiable.

@@ -1,0 +1,117 @@
+"""Floating-point operations: those that run, counted, and the fewest that LeGrad in closed form can do with.
+
+Both are of matrix products, convolutions and attention alone. What is done number by number (activations, norms, ReLU
+and sums) is not counted: it is little arithmetic, though not always little time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from avgrad.engine.vit import VisionTransformer
+
+
+def _linear_pointwise(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    return 2 * x.numel() * weight[0]
+
+
+def _attention(q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(q, k, v)
+
+
+def _attention_backward(grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(grad, q, k, v)
+
+
+def _uncounted_by_torch() -> dict[Any, Callable[..., int]]:
+    """What products torch's counter does not know: fused attention on a CPU, and oneDNN's where it is on board."""
+    formulas: dict[Any, Callable[..., int]] = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    }
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        formulas[torch.ops.mkldnn._linear_pointwise] = _linear_pointwise
+    return formulas
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products, convolutions and attention in one run; a multiply-add is two."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # torch.nn's fused encoder layers hide their products
+    try:
+        with FlopCounterMode(display=False, custom_mapping=_uncounted_by_torch()) as counter:
+            run()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return counter.get_total_flops()
+
+
+def _tokens(view: VisionTransformer, size: int) -> tuple[int, int]:
+    """Tokens of a square picture with `size` pixels a side, and how many of them are patches."""
+    patches = (size // view.patch_size) ** 2
+    return view.num_prefix_tokens + patches, patches
+
+
+def forward_flops(view: VisionTransformer, size: int) -> int:
+    """What one picture's plain forward pass takes, of a model that does not pool by attention.
+
+    Per block with n tokens of width d and an MLP of width m: `n (4 d^2 + 2 d m)` multiply-adds in its products with
+    weights and `2 n^2 d` in attention; before the blocks the patches, behind them the projection.
+
+    Args:
+        view: the model.
+        size: side of the square picture in pixels.
+    """
+    tokens, patches = _tokens(view, size)
+    total = 0
+    for block in view.blocks:
+        hidden, width = block.fc1_weight.shape
+        total += tokens * (4 * width**2 + 2 * width * hidden) + 2 * tokens**2 * width
+    width = view.blocks[0].out_weight.shape[0]
+    total += patches * width * 3 * view.patch_size**2
+    total += 0 if view.head.weight is None else view.head.weight.numel()
+    return 2 * total
+
+
+def explanation_flops(view: VisionTransformer, size: int, prompts: int) -> int:
+    """What LeGrad in closed form takes beyond the forward pass, all layers, mean pooling, one picture.
+
+    Per block and prompt `n (d m + d^2)` multiply-adds back through W_1 and W_o, `n^2 d` for U V^T, and for the one
+    vector that all tokens share its way back through the projection (D d) and W_2 (d m). Per block, whatever the number
+    of prompts, the layer's embedding (D d).
+
+    Args:
+        view: the model; it does not pool by attention.
+        size: side of the square picture in pixels.
+        prompts: how many.
+    """
+    tokens, _ = _tokens(view, size)
+    projection = 0 if view.head.weight is None else view.head.weight.numel()
+    total = 0
+    for block in view.blocks:
+        hidden, width = block.fc1_weight.shape
+        per_token = width * hidden + width**2 + tokens * width
+        total += prompts * (tokens * per_token + projection + width * hidden)
+        total += projection if view.head.cosine else 0
+    return 2 * total
+
+
+def floor(view: VisionTransformer, size: int, prompts: int, forward_passes: int = 1) -> float | None:
+    """LeGrad's arithmetic over a plain forward pass's: about 1 + 0.42 P for ViT-B/16 at 224 pixels.
+
+    Args:
+        view: the model.
+        size: side of the square picture in pixels.
+        prompts: how many.
+        forward_passes: 1, or 0 where the picture is set already.
+
+    Returns:
+        The ratio; None for models that pool by attention, where it is another formula.
+    """
+    if view.pooler is not None:
+        return None
+    return forward_passes + explanation_flops(view, size, prompts) / forward_flops(view, size)

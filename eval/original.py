@@ -1,0 +1,36 @@
+"""The original LeGrad, `legrad_torch` on open_clip, as a rival."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+
+def is_installed() -> bool:
+    """Whether the legrad_torch package is here."""
+    return importlib.util.find_spec("legrad") is not None
+
+
+def original_legrad(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """The original's heatmaps over all layers.
+
+    Args:
+        model: open_clip's; it is patched, and good for nothing else afterwards.
+
+    Returns:
+        Takes one picture `[1, 3, h, w]` and prompts `[P, D]`, and gives heatmaps `[1, P, h, w]` in [0, 1].
+    """
+    from legrad import LeWrapper
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells what it does
+        wrapped = LeWrapper(model.eval(), layer_index=0)
+
+    def heatmaps(pixels: Tensor, prompts: Tensor) -> Tensor:
+        maps: Tensor = wrapped.compute_legrad(text_embedding=prompts, image=pixels)
+        return maps.detach()
+
+    return heatmaps

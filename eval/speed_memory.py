@@ -1,0 +1,149 @@
+"""Peak memory of one row, in a process of its own: `python -m eval.speed_memory SPECIFICATION`.
+
+What is told is the largest resident memory of the process while the row runs, less its resident memory with nothing but
+the model's weights in it. The first run counts, with the program code that it is the first to read and the buffers that
+libraries allocate once, for somebody who runs it once pays for them too; and so do three more, since an allocator may
+place the same tensors less well. On a GPU it is what torch's allocator hands out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from eval.speed_device import use
+from eval.speed_models import build
+from eval.speed_rows import Row, task
+from eval.timing import synchronize
+
+RUNS = 4
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class NotMeasuredError(RuntimeError):
+    """Peak memory could not be measured; the message says in one sentence why."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory in bytes.
+
+    Attributes:
+        peak: the most that was taken above what was there before.
+        code: how much of that is program code and other mapped files; 0 on a GPU.
+    """
+
+    peak: int
+    code: int
+
+
+@dataclass(frozen=True)
+class Specification:
+    """What a process is to measure.
+
+    Attributes:
+        model, device, dtype: as the command line has them.
+        threads: of the CPU.
+        row: the row.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    threads: int
+    row: Row
+
+
+def _resident() -> dict[str, int]:
+    """Resident memory of this process in bytes: "VmHWM" (the largest so far), "VmRSS" and its part "RssFile"."""
+    lines = (line.partition(":") for line in _STATUS.read_text().splitlines())
+    return {name: int(value.split()[0]) * 1024 for name, _, value in lines if name in ("VmHWM", "VmRSS", "RssFile")}
+
+
+def measure(run: Callable[[], object], device: torch.device) -> Memory:
+    """Peak memory of a function that is called `RUNS` times.
+
+    Args:
+        run: the function.
+        device: where it computes.
+
+    Raises:
+        NotMeasuredError: the system does not tell.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        for _ in range(RUNS):
+            run()
+        synchronize(device)
+        return Memory(torch.cuda.max_memory_allocated(device) - before, 0)
+    if device.type != "cpu":
+        raise NotMeasuredError(f"peak memory on {device.type} cannot be measured; on a CPU or CUDA it can")
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed while the model was built is not to be handed out again
+        _CLEAR.write_text("5")  # VmHWM starts anew
+        start = _resident()
+    except (OSError, AttributeError, TypeError):
+        raise NotMeasuredError("this system does not tell a process's peak memory; Linux does") from None
+    for _ in range(RUNS):
+        run()
+    end = _resident()
+    return Memory(end["VmHWM"] - start["VmRSS"], max(0, end["RssFile"] - start["RssFile"]))
+
+
+def measure_apart(specification: Specification) -> Memory:
+    """Peak memory of a row, measured in a new process.
+
+    Raises:
+        NotMeasuredError: the system does not tell, or there was not enough memory.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "eval.speed_memory", json.dumps(asdict(specification))],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it was killed, most likely for want of memory"])[-1]
+        raise NotMeasuredError(f"no peak memory of {specification.row.label!r}: {reason}")
+    return Memory(**json.loads(done.stdout))
+
+
+def main(text: str) -> int:
+    """Measures what a specification in JSON says, and prints a `Memory` in JSON; returns the exit status."""
+    values = json.loads(text)
+    specification = Specification(**{**values, "row": Row(**values["row"])})
+    row = specification.row
+    torch.set_num_threads(specification.threads)
+    device, number_type = use(specification.device, specification.dtype)
+    ready = task(build(specification.model, device, number_type), row)
+    if row.compiled:
+        ready.run()  # the compiler's own memory is not what is asked about
+
+    def keep_and_run() -> None:
+        if not kept:
+            kept.append(ready.keep())
+        ready.run()
+
+    kept: list[object] = []
+    try:
+        memory = measure(keep_and_run, device)
+    except NotMeasuredError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(asdict(memory)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
