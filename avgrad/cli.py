@@ -267,5 +267,19 @@ def demo(
         typer.launch(result.page.resolve().as_uri())
 
 
+@app.command("app")
+def browser_page(
+    port: Annotated[int, typer.Option(help="Where the page is served.", min=1, max=65535)] = 8501,
+    address: Annotated[
+        str, typer.Option(help="localhost: for this machine alone; 0.0.0.0: for the network.")
+    ] = "localhost",
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Serves the page on which one records or uploads a sound and looks where it is."""
+    from avgrad.app.server import serve
+
+    serve(port, address, show)
+
+
 if __name__ == "__main__":
     main()

@@ -99,6 +99,16 @@ class Localization:
             "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
         }
 
+    def arrays(self) -> dict[str, Any]:
+        """What the .npz of `save` holds, by name."""
+        return {
+            "heatmaps": self.heatmaps.half().numpy(),
+            "layer_maps": self.layer_maps.numpy(),
+            "layers": np.array(self.layers),
+            "scores": self.scores.numpy(),
+            "labels": np.array([prompt.label for prompt in self.prompts]),
+        }
+
     def save(self, folder: str | os.PathLike[str], **more: Any) -> list[Path]:
         """Writes an overlay per prompt (`overlay_0_LABEL.png`), `heatmaps.npz` and `result.json`.
 
@@ -122,13 +132,7 @@ class Localization:
             words = re.sub(r"[^\w.-]+", "_", prompt.label).strip("._")[:60]
             save_overlay = partial(self.overlay(index).save, format="PNG")
             files.append(write_whole(folder / f"overlay_{index}_{words}.png", save_overlay))
-        arrays: dict[str, Any] = {
-            "heatmaps": self.heatmaps.half().numpy(),
-            "layer_maps": self.layer_maps.numpy(),
-            "layers": np.array(self.layers),
-            "scores": self.scores.numpy(),
-            "labels": np.array([prompt.label for prompt in self.prompts]),
-        }
+        arrays = self.arrays()
         files.append(write_whole(folder / "heatmaps.npz", lambda file: np.savez_compressed(file, **arrays)))
         document = json.dumps({**self.to_dict(), **more}, indent=2, ensure_ascii=False) + "\n"
         files.append(write_whole(folder / "result.json", lambda file: file.write(document.encode())))

@@ -1,0 +1,37 @@
+"""Methods: what LeGrad's rivals make of the same model, picture and prompt."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from avgrad.app.choice import choose_prompt
+from avgrad.app.overlays import Display, fitted, jpeg, overlay
+from avgrad.app.style import plain
+from avgrad.app.visitor import MISTAKES, Answer, Visitor
+from avgrad.engine.attribute import METHODS
+
+_FIRST = ("legrad", "grad_eclip", "gradcam", "raw_attention")
+_SIDE = 400  # of pictures on the screen, in pixels
+
+
+def show_methods(visitor: Visitor, answer: Answer, display: Display) -> None:
+    """Overlays of several methods side by side; each is computed when it is chosen."""
+    index = choose_prompt(answer, "methods_prompt")
+    methods = st.pills(
+        "Methods", list(METHODS), selection_mode="multi", default=_FIRST, format_func=_words, key="methods"
+    )
+    columns = st.columns(2, wrap=False)
+    for number, method in enumerate(methods):
+        with columns[number % 2]:
+            try:
+                with st.spinner(f"{method} …"):
+                    result = visitor.rival(answer, index, method)
+            except (*MISTAKES, ValueError) as error:
+                st.error(plain(f"{method}: {error}"))
+                continue
+            picture = jpeg(overlay(fitted(result, _SIDE), 0, display))
+            st.image(picture, _words(method), width="stretch", alt=f"Heatmap by the method {method}")
+
+
+def _words(method: str) -> str:
+    return method.replace("_", " ")

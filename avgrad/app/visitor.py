@@ -1,0 +1,177 @@
+"""Visitor: what one visitor's session holds; bounded, and nobody else's."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from avgrad.app.picture import Picture, digest, read_picture, sample_picture
+from avgrad.app.question import Question
+from avgrad.app.sound_picture import SoundPicture, draw_sound
+from avgrad.app.workshop import Workshop
+from avgrad.engine.vit import UnsupportedModelError
+from avgrad.localization import Localization
+from avgrad.localizer import Localizer, Model
+from avgrad.media import MediaError
+from avgrad.models.checkpoints import CheckpointError
+from avgrad.prompts import Prompt
+from avgrad.scenes.samples import samples
+
+T = TypeVar("T")
+
+MISTAKES = (MediaError, UnsupportedModelError, CheckpointError)
+"""What a visitor may have done wrong: their sentence is shown, and the session goes on."""
+
+_REMEMBERED = 16  # prompts, and pictures of sounds
+
+
+def sentence(error: Exception, name: str) -> str:
+    """What an error says, about the file of this name: bytes have none, so that the library cannot know it."""
+    return str(error).replace("the given bytes", name)
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What was found.
+
+    Attributes:
+        picture: where.
+        questions: what was looked for, one for each prompt of `result`.
+        result: the heatmaps.
+        localizer: what made them.
+    """
+
+    picture: Picture
+    questions: tuple[Question, ...]
+    result: Localization
+    localizer: Localizer
+
+
+class Visitor:
+    """One visitor's picture, prompts and last answer.
+
+    Args:
+        workshop: the server's.
+    """
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
+        self.picture: Picture | None = None
+        self._name = ""
+        self._localizer: Localizer | None = None
+        self._set: Picture | None = None
+        self._prompts: OrderedDict[str, Prompt] = OrderedDict()
+        self._sounds: OrderedDict[str, SoundPicture] = OrderedDict()
+        self._rivals: OrderedDict[tuple[str, str], Localization] = OrderedDict()
+        self._answer: Answer | None = None
+
+    def model(self, name: str) -> Model:
+        """The model that this visitor works with from now on.
+
+        Raises:
+            UnsupportedModelError, CheckpointError: as `avgrad.load`.
+        """
+        if self._localizer is not None and self._name == name:
+            return self._localizer.model
+        # let go of the old one first: two large ones may not fit
+        self._localizer = self._set = self._answer = None
+        self._prompts.clear()
+        self._rivals.clear()
+        model = self.workshop.model(name)
+        self._name, self._localizer = name, Localizer(model)
+        return model
+
+    def see(self, content: bytes, name: str, taken: bool = False) -> None:
+        """Sets this visitor's picture; see `read_picture`.
+
+        Raises:
+            MediaError: it is not a picture, or is damaged; the last one stays.
+        """
+        if self.picture is None or self.picture.digest != digest(content):
+            self.picture = self.workshop.work(read_picture, content, name, taken)
+
+    def see_sample(self, number: int) -> None:
+        """Sets this visitor's picture to that of a sample scene."""
+        sample = samples()[number]
+        if self.picture is None or self.picture.sample != sample:
+            self.picture = sample_picture(number)
+
+    def sound(self, question: Question) -> SoundPicture:
+        """What a sound looks like.
+
+        Raises:
+            MediaError: it is no sound, or is damaged, or silent.
+        """
+        return _remembered(
+            self._sounds, question.key, lambda: self.workshop.work(draw_sound, question.content, question.label)
+        )
+
+    def look(self, picture: Picture, questions: Sequence[Question]) -> tuple[Answer | None, list[str]]:
+        """Looks for everything asked, by the model chosen last.
+
+        Args:
+            picture: where; its forward pass runs only if it is another one than the last time.
+            questions: what for.
+
+        Returns:
+            The answer to the questions that have one, and a sentence about each of the others.
+        """
+        assert self._localizer is not None
+        localizer, refused = self._localizer, []
+        prompts: list[Prompt] = []
+        answered = []
+        for question in questions:
+            try:
+                prompts.append(self._prompt(localizer, question))
+                answered.append(question)
+            except MISTAKES as error:
+                refused.append(sentence(error, question.label))
+        if not answered:
+            return None, refused
+        last = self._answer
+        if last is None or last.picture is not picture or last.questions != tuple(answered):
+
+            def localize() -> Localization:
+                if self._set is not picture:
+                    localizer.set_image(picture.image)
+                    self._set = picture
+                return localizer.localize(prompts=prompts)
+
+            self._rivals.clear()
+            self._answer = Answer(picture, tuple(answered), self.workshop.work(localize), localizer)
+        return self._answer, list(dict.fromkeys(refused))
+
+    def _prompt(self, localizer: Localizer, question: Question) -> Prompt:
+        def encode() -> Prompt:
+            given: Any = question.content.decode() if question.modality == "text" else question.content
+            prompt = localizer.encode(**{question.modality: given})[0]
+            return Prompt(prompt.embedding, question.label, question.modality)
+
+        return _remembered(self._prompts, question.key, lambda: self.workshop.work(encode))
+
+    def rival(self, answer: Answer, index: int, method: str) -> Localization:
+        """What another method makes of one prompt of the answer.
+
+        Raises:
+            MediaError, UnsupportedModelError, ValueError: the method does not work with this model.
+        """
+
+        def localize() -> Localization:
+            localizer = Localizer(answer.localizer.model, method=method, keep=False)
+            localizer.set_image(answer.picture.image)
+            return localizer.localize(prompts=answer.result.prompts[index])
+
+        key = method, answer.questions[index].key
+        return _remembered(self._rivals, key, lambda: self.workshop.work(localize))
+
+
+def _remembered(memory: OrderedDict[Any, T], key: Any, make: Callable[[], T]) -> T:
+    """What is remembered under a key, or made now; the oldest is forgotten."""
+    if key not in memory:
+        memory[key] = make()
+        while len(memory) > _REMEMBERED:
+            memory.popitem(last=False)
+    memory.move_to_end(key)
+    return memory[key]

@@ -1,0 +1,322 @@
+"""The pieces of the page, without a browser."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import math
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from configparser import ConfigParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from avgrad.app.overlays import Display, fitted, layer_alone, mask_picture, overlay, together
+from avgrad.app.picture import MAX_SIDE, read_picture, sample_picture
+from avgrad.app.question import COLOURS, Question
+from avgrad.app.recipe import recipe
+from avgrad.app.server import SETTINGS, arguments
+from avgrad.app.sound_picture import BAR, MAX_SECONDS, MEL, WAVE, WIDTH, draw_sound
+from avgrad.app.verdict import probability, verdicts
+from avgrad.app.visitor import Answer, Visitor
+from avgrad.app.workshop import Workshop
+from avgrad.localizer import Localizer
+from avgrad.media import MediaError
+from avgrad.models.registry import load
+from avgrad.scenes.samples import samples
+from tests.browser import ROOT, wav
+
+DRUM = Question("a drum", "text", b"a drum", source="'a drum'")
+FROG = Question("the frog", "text", b"the frog", source="'the frog'")
+
+
+@pytest.fixture(scope="module")
+def workshop() -> Workshop:
+    return Workshop()
+
+
+@pytest.fixture
+def visitor(workshop: Workshop) -> Visitor:
+    visitor = Visitor(workshop)
+    visitor.model("mini")
+    return visitor
+
+
+def found(visitor: Visitor, *questions: Question) -> Answer:
+    answer, refused = visitor.look(sample_picture(0), questions)
+    assert answer is not None
+    assert not refused
+    return answer
+
+
+def tone(seconds: float, rate: int = 16_000) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * 1000 * np.arange(round(seconds * rate)) / rate)
+
+
+# ------------------------------------------------------------------ the command
+
+
+def test_settings_by_hand_are_those_of_the_command() -> None:
+    config = ConfigParser()
+    config.optionxform = str  # type: ignore[assignment,method-assign]
+    config.read(ROOT / ".streamlit" / "config.toml")
+    by_hand = {f"{section}.{name}": json.loads(value) for section in config for name, value in config[section].items()}
+    assert by_hand == SETTINGS
+    assert "--server.address=localhost" in arguments(1234, "localhost", False)
+    assert "--server.headless=true" in arguments(1234, "localhost", False)
+
+
+def test_import_and_help_stay_free_of_streamlit() -> None:
+    program = "import sys, avgrad.cli, avgrad.localizer; print('streamlit' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+# ------------------------------------------------------------------ sounds
+
+
+def test_sound_picture_marks_the_clips() -> None:
+    """A tone of 1 kHz for 5 s: clips at 0, 1 and 2 s, and what comes after the fourth second is dimmed."""
+    drawn = draw_sound(wav(tone(5)), "tone.wav")
+    assert drawn.duration == pytest.approx(5)
+    assert drawn.clips == ((0.0, 2.0), (1.0, 3.0), (2.0, 4.0))
+    pixels = np.asarray(Image.open(io.BytesIO(drawn.png)))
+    assert pixels.shape == (WAVE + MEL + 3 * BAR, WIDTH, 4)
+    for number, (begin, end) in enumerate(drawn.clips):
+        bar = np.flatnonzero(pixels[WAVE + MEL + number * BAR + BAR // 2, :, 3])
+        assert (bar.min(), bar.max() + 1) == (round(begin / 5 * WIDTH), round(end / 5 * WIDTH))
+    spectrogram = pixels[WAVE : WAVE + MEL, :, :3].astype(float).sum(-1)
+    brightest = spectrogram[:, 100].argmax()
+    top = 15 + 27 * math.log(8) / math.log(6.4)  # 8 kHz on Slaney's mel scale, where 1 kHz is 15
+    assert brightest == pytest.approx(MEL * (1 - 15 / top), abs=3)
+    assert spectrogram[:, 600].max() < 0.5 * spectrogram[:, 100].max()
+
+
+@pytest.mark.parametrize("seconds", [0.03, 1.0, 45.0])
+@pytest.mark.parametrize("rate", [8_000, 48_000])
+def test_sounds_of_all_lengths_are_drawn(seconds: float, rate: int) -> None:
+    drawn = draw_sound(wav(np.stack([tone(seconds, rate)] * 2, 1), rate), "tone.wav")
+    assert drawn.duration == pytest.approx(seconds)
+    assert all(end <= seconds for _, end in drawn.clips)
+
+
+def test_of_long_sounds_the_clips_are_marked() -> None:
+    seconds = 2 * MAX_SECONDS
+    pixels = np.asarray(Image.open(io.BytesIO(draw_sound(wav(tone(seconds, 4_000), 4_000), "long.wav").png)))
+    assert not pixels[: WAVE + MEL].any()
+    starts = [np.flatnonzero(pixels[WAVE + MEL + number * BAR + BAR // 2, :, 3]).min() for number in range(3)]
+    assert starts == [0, pytest.approx(WIDTH / 3, abs=2), pytest.approx(WIDTH * 2 / 3, abs=3)]
+
+
+def test_bad_sounds_are_refused_by_name() -> None:
+    for content, words in [(b"", "x.wav is empty"), (b"abc", "x.wav is"), (wav(np.zeros(9000)), "x.wav is silent")]:
+        with pytest.raises(MediaError, match=words):
+            draw_sound(content, "x.wav")
+
+
+# ------------------------------------------------------------------ looking
+
+
+def test_answers_are_the_localizers(visitor: Visitor) -> None:
+    sound = samples()[0].things[1].sound
+    answer = found(visitor, Question("drum", "audio", sound.read_bytes()), FROG)
+    localizer = Localizer("mini")
+    localizer.set_image(samples()[0].image)
+    result = localizer.localize(audio=sound, text="the frog")
+    torch.testing.assert_close(answer.result.heatmaps, result.heatmaps, atol=1e-4, rtol=0)
+    torch.testing.assert_close(answer.result.scores, result.scores, atol=1e-5, rtol=0)
+
+
+def test_a_new_prompt_repeats_nothing(visitor: Visitor) -> None:
+    """The picture's forward pass runs once, each prompt is encoded once, and an unchanged question is not asked."""
+    picture, calls = sample_picture(0), []
+    localizer = visitor._localizer
+    assert localizer is not None
+    set_image, encode = localizer.set_image, localizer.encode
+    localizer.set_image = lambda *given: (calls.append("image"), set_image(*given))[1]  # type: ignore[method-assign]
+    localizer.encode = lambda *given, **more: (calls.append(str(more) + str(given)), encode(*given, **more))[1]  # type: ignore[method-assign]
+    first, _ = visitor.look(picture, [DRUM])
+    again, _ = visitor.look(picture, [DRUM])
+    visitor.look(picture, [DRUM, FROG])
+    assert again is first
+    assert calls.count("image") == 1
+    assert sum("drum" in call for call in calls) == 1
+
+
+def test_what_cannot_be_answered_is_said(visitor: Visitor) -> None:
+    answer, refused = visitor.look(sample_picture(0), [Question("broken.wav", "audio", b"RIFF"), DRUM])
+    assert answer is not None
+    assert answer.questions == (DRUM,)
+    assert len(refused) == 1
+    assert refused[0].startswith("broken.wav is")
+    assert visitor.look(sample_picture(0), []) == (None, [])
+
+
+def test_a_layer_alone_is_the_localizers(visitor: Visitor) -> None:
+    answer = found(visitor, DRUM)
+    alone = layer_alone(answer.result, 2, answer.localizer.model.vision)
+    localizer = Localizer("mini", layers=[2])
+    localizer.set_image(samples()[0].image)
+    expected = localizer.localize(text="a drum")
+    assert alone.layers == expected.layers
+    torch.testing.assert_close(alone.heatmaps, expected.heatmaps, atol=1e-4, rtol=0)
+    torch.testing.assert_close(alone.layer_maps, expected.layer_maps, atol=1e-6, rtol=1e-4)
+
+
+def test_rivals_are_the_methods(visitor: Visitor) -> None:
+    answer = found(visitor, DRUM, FROG)
+    rival = visitor.rival(answer, 1, "cosine")
+    assert rival.method == "cosine"
+    assert [prompt.label for prompt in rival.prompts] == ["the frog"]
+    assert visitor.rival(answer, 1, "cosine") is rival
+
+
+# ------------------------------------------------------------------ showing
+
+
+def test_overlays(visitor: Visitor) -> None:
+    answer = found(visitor, DRUM, FROG)
+    result, plain = answer.result, Display(outlined=False)
+    np.testing.assert_array_equal(np.asarray(overlay(result, 1, plain)), np.asarray(result.overlay(1)))
+    outlined = np.asarray(overlay(result, 1, Display()))
+    edge = (outlined == 255).all(-1)
+    heat = result.heatmaps[1].numpy()
+    assert edge.any()
+    assert heat[edge].min() < 0.5 < heat[edge].max()
+    assert np.asarray(mask_picture(result, 0, 0.7)).sum() == 255 * int(result.mask(0.7)[0].sum())
+    small = fitted(result, 100)
+    assert small.image.size == (100, 100)
+    assert small.heatmaps.shape == (2, 100, 100)
+    assert small.heatmaps.amin() >= 0
+    assert small.heatmaps.amax() <= 1
+
+
+def test_together_every_prompt_has_its_colour(visitor: Visitor) -> None:
+    """At full opacity the hottest pixel of a prompt has its colour, where the others are cold."""
+    result = found(visitor, DRUM, FROG).result
+    heat = torch.zeros_like(result.heatmaps)
+    heat[0, :100, :100], heat[1, 200:, 200:] = 1, 1
+    result = type(result)(**{**result.__dict__, "heatmaps": heat})
+    pixels = np.asarray(together(result, COLOURS, Display(1.0, outlined=False), [False, False]))
+    assert tuple(pixels[50, 50]) == COLOURS[0]
+    assert tuple(pixels[300, 300]) == COLOURS[1]
+    faint = np.asarray(together(result, COLOURS, Display(1.0, outlined=True), [False, True]))
+    assert np.abs(faint[300, 300].astype(int) - np.array(COLOURS[1])).max() > 20
+    assert not (faint[190:, 190:] == COLOURS[1]).all(-1).any()
+
+
+def test_verdicts_rise_with_the_score(visitor: Visitor) -> None:
+    chances = [probability("mini", score) for score in (-0.5, 0.0, 0.2, 0.4, 0.9)]
+    assert all(chance is not None for chance in chances)
+    assert chances == sorted(chances)  # type: ignore[type-var]
+    assert 0 <= chances[0] < 0.5 < chances[-1] <= 1  # type: ignore[operator]
+    assert probability("imagebind_huge", 0.9) is None
+    result = found(visitor, DRUM, FROG).result
+    for verdict, score in zip(verdicts(result), result.scores.tolist(), strict=True):
+        assert verdict.probability == probability("mini", score)
+        assert verdict.absent == (verdict.probability < 0.5)
+    other = type(result)(**{**result.__dict__, "model": "imagebind_huge", "scores": torch.tensor([0.1, 0.3])})
+    assert [verdict.words.split(" (")[0] for verdict in verdicts(other)] == [
+        "fits the picture less well than the best of the texts",
+        "fits the picture best of the 2 texts",
+    ]
+    assert not any(verdict.absent for verdict in verdicts(other))
+
+
+def test_the_python_lines_give_the_same(visitor: Visitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a large picture and files of one's own, and one layer alone."""
+    rng = np.random.default_rng(0)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(rng.integers(0, 256, (700, 1400, 3), dtype=np.uint8)).save("my 'picture'.png")
+    soundfile.write("noise.wav", rng.uniform(-0.5, 0.5, 40_000), 16_000)
+    picture = read_picture(Path("my 'picture'.png").read_bytes(), "my 'picture'.png")
+    assert picture.shrunk
+    assert picture.image.size == (MAX_SIDE, MAX_SIDE // 2)
+    noise = Question("noise.wav", "audio", Path("noise.wav").read_bytes(), "audio/wav", "'noise.wav'")
+    answer, _ = visitor.look(picture, [noise, DRUM])
+    assert answer is not None
+    shown = layer_alone(answer.result, 3, answer.localizer.model.vision)
+    names: dict[str, object] = {}
+    exec(recipe(answer, Display(0.6, "viridis", 0.4), 3), names)
+    again = names["result"]
+    torch.testing.assert_close(again.heatmaps, shown.heatmaps, atol=1e-4, rtol=0)  # type: ignore[attr-defined]
+    assert (np.asarray(names["mask"]) == shown.mask(0.4).numpy()).mean() > 0.9999
+    made, expected = np.asarray(Image.open("overlay.png")), np.asarray(shown.overlay(0, 0.6, "viridis"))
+    assert np.abs(made.astype(int) - expected).max() <= 2
+
+
+# ------------------------------------------------------------------ the workshop
+
+
+def test_one_computation_at_a_time(workshop: Workshop) -> None:
+    running, most, lock = 0, 0, threading.Lock()
+
+    def compute() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+
+    threads = [threading.Thread(target=workshop.work, args=(compute,)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_a_model_is_shared_and_then_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded once for all visitors; kept while one of them uses it, and freed when the last one changes to another."""
+    loads: list[str] = []
+
+    def loading(name: str) -> object:
+        loads.append(name)
+        return load("mini")
+
+    monkeypatch.setattr("avgrad.app.workshop.load", loading)
+    workshop = Workshop()
+    first, second = Visitor(workshop), Visitor(workshop)
+    assert first.model("large") is second.model("large")
+    assert loads == ["large"]
+    old = weakref.ref(first.model("large"))
+    first.model("mini")
+    assert old() is second.model("large")
+    second.model("other")
+    gc.collect()
+    assert old() is None
+    bundled = first.model("mini")
+    assert Visitor(workshop).model("mini") is bundled
+    assert loads == ["large", "mini", "other"]
+
+
+def test_nobody_waits_while_another_ones_model_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = threading.Event()
+
+    def loading(name: str) -> object:
+        if name == "far away":
+            assert fetched.wait(60)
+        return load("mini")
+
+    monkeypatch.setattr("avgrad.app.workshop.load", loading)
+    workshop = Workshop()
+    Visitor(workshop).model("mini")
+    patient = threading.Thread(target=Visitor(workshop).model, args=("far away",))
+    patient.start()
+    other = Visitor(workshop)
+    other.model("mini")
+    found(other, DRUM)
+    assert patient.is_alive()
+    fetched.set()
+    patient.join()
