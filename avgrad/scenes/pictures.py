@@ -18,7 +18,7 @@ from avgrad.scenes.things.clutter import CLUTTER
 MAX_THINGS = 4
 _THINGS_PROBABILITIES = (0.25, 0.35, 0.25, 0.15)
 _MIN_VISIBLE_SHARE, _MIN_VISIBLE_AREA = 0.5, 0.015
-_MAX_AREA = 0.16
+_MAX_AREA = 0.18
 _CLUTTER_AREA_UNITS = 1.9
 
 
@@ -150,7 +150,7 @@ def _arrange(rng: np.random.Generator, wanted: list[int], zoom: float) -> list[_
     """Finds sizes and places in units of the picture's side, in the order of painting."""
     layers: list[_Placed] = []
     for kind in wanted:
-        area = min(0.145, 0.06 * math.exp(0.42 * rng.normal()))
+        area = min(0.16, 0.085 * math.exp(0.4 * rng.normal()))
         unit = math.sqrt(zoom * area / DRAWINGS[kind].area)
         layers.append(_place(rng, kind, unit, layers, 0.75))
     for _ in range(int(rng.choice(3, p=(0.5, 0.35, 0.15)))):

@@ -43,9 +43,9 @@ _PLANS = (
     _Plan("Band practice", ("dog", "drum", "guitar"), 5),
     _Plan("Before the storm", ("bird", "bee", "rain"), 13),
     _Plan("Emergency call", ("car", "siren", "telephone"), 23),
-    _Plan("The last train", ("train", "bell", "clock"), 8),
+    _Plan("The last train", ("train", "bell", "clock"), 30),
     _Plan("The cat answers", ("cat", "piano", "telephone"), 18),
-    _Plan("Mountain rescue", ("helicopter", "rain", "siren"), 12),
+    _Plan("Mountain rescue", ("helicopter", "rain", "siren"), 32),
     _Plan("Early in the morning", ("frog", "bird"), 16),
     _Plan("Autumn concert", ("piano", "bell", "drum", "guitar"), 6),
 )
