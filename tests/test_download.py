@@ -235,7 +235,12 @@ def test_interrupted_run_is_resumed(number: int, server: Server, target: Path) -
         "import sys; from avgrad.models.download import *; from avgrad.models.towers import ImageBindConfig\n"
         f"download_imagebind({server.url!r}, {str(target)!r}, config=ImageBindConfig(**{asdict(CONFIG)!r}))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     deadline = time.monotonic() + 60
     while server.sent < len(server.content) // 2 and time.monotonic() < deadline:
         time.sleep(0.01)

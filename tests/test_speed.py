@@ -79,12 +79,12 @@ def test_figures_belong_together(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_types_of_numbers(tmp_path: Path) -> None:
-    document = run(tmp_path, "--dtype", "float32,bfloat16", "--prompts", "1")
+    document = run(tmp_path, "--models", "mini", "--dtype", "float32,bfloat16", "--prompts", "1")
     assert [row["dtype"] for row in document["rows"]] == ["float32"] * 4 + ["bfloat16"] * 4
 
 
 def test_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = run(tmp_path, "--batch", "1,3", "--prompts", "2")
+    document = run(tmp_path, "--models", "mini", "--batch", "1,3", "--prompts", "2")
     rows = {(row["label"], row["batch"]): row for row in document["rows"]}
     one, three = (rows["legrad, 2 prompts", batch] for batch in (1, 3))
     assert three["images_per_second"] == pytest.approx(3 / three["median_seconds"])
@@ -95,8 +95,10 @@ def test_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_sizes_and_plot(tmp_path: Path) -> None:
-    document = run(tmp_path, "--size", "64,96", "--prompts", "1", "--plot", str(tmp_path / "growth.png"))
-    assert {row["tokens"] for row in document["rows"]} == {5, 10}
+    document = run(
+        tmp_path, "--models", "mini", "--size", "64,96", "--prompts", "1", "--plot", str(tmp_path / "growth.png")
+    )
+    assert {row["tokens"] for row in document["rows"]} == {65, 145}
     with open(tmp_path / "growth.png", "rb") as file:
         assert file.read(4) == b"\x89PNG"
 
