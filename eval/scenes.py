@@ -99,7 +99,8 @@ def evaluate(model: ImageBind, number: int, seed: int, size: int, rows: Sequence
         prompts = torch.zeros(number, 4, embeddings.shape[-1])
         prompts[owners, places] = embeddings
         figures[modality] = {"roc_auc": roc_auc(images @ embeddings.T, present[:, kinds])}
-        for row in rows if modality == "sound" else rows[:1]:
+        asked = rows if modality == "sound" else rows[:1]
+        for row in tqdm(asked, desc=f"methods, {modality}", leave=False):
             heatmaps, start = [], time.perf_counter()
             for part, own in zip(pixels.split(BATCH), prompts.split(BATCH), strict=True):
                 maps = avgrad.attribute(model.vision, part, own, row.split()[0], normalize=False, **ROWS[row])

@@ -64,8 +64,6 @@ def test_the_bundled_model_finds_things() -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) < 6e6
     figures = HeldOut(100, model.config.image_size).figures(model)
     print(figures)
-    assert figures["sound_iou"] > 0.33
-    assert figures["text_iou"] > 0.33
-    assert figures["speech_iou"] > 0.3
-    assert min(figures["sound_auc"], figures["speech_auc"], figures["text_auc"]) > 0.92
+    assert min(figures["sound_iou"], figures["speech_iou"], figures["text_iou"]) > 0.6
+    assert min(figures["sound_auc"], figures["speech_auc"], figures["text_auc"]) > 0.98
     assert torch.isfinite(model.vision.blocks[0].qkv_weight).all()
