@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from avgrad.engine.attribute import METHODS, attribute, resolve_layers
-from avgrad.engine.legrad import Pooling
+from avgrad.engine.legrad import Pooling, pictures_at_once
 from avgrad.engine.vit import Block, VisionTransformer
 
 # These need nothing but what goes into, through and out of one block; after "legrad", which goes through all of them,
@@ -68,6 +68,11 @@ def attribute_all(
     Raises:
         ValueError: as `avgrad.attribute`.
     """
+    group = pictures_at_once(view, pixels)
+    if len(pixels) > group:  # "legrad" would split them itself, and the others see its last pictures alone
+        parts = zip(pixels.split(group), prompts.split(group), strict=True)
+        found = [attribute_all(view, *part, methods, layers, pooling) for part in parts]
+        return {name: torch.cat([maps[name] for maps in found]) for name in methods}
     chosen = resolve_layers(layers, len(view.blocks))
     last = view.blocks[chosen[-1]]
     shared = [name for name in METHODS if name in methods and name in ("legrad", *OF_ONE_BLOCK)]

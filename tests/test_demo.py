@@ -134,11 +134,11 @@ def _decoded(uri: str) -> bytes:
 
 
 def test_things_are_found(demo: Run) -> None:
-    """The hottest pixel is on the thing for more than half of the prompts."""
+    """The hottest pixel is on the thing for more than 8 of 10 prompts."""
     good, bad = (len(demo.page.all("span", style)) for style in ("good", "bad"))
     print(f"on the thing: {good} of {good + bad}")
     assert good + bad == 3 * THINGS
-    assert good > 0.5 * (good + bad)
+    assert good > 0.8 * (good + bad)
 
 
 def test_figures_are_those_of_the_masks(ran: Demo) -> None:

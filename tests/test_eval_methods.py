@@ -8,6 +8,7 @@ import pytest
 import torch
 from eval_small import small_model
 
+from avgrad.engine import legrad
 from avgrad.engine.attribute import METHODS, attribute
 from eval.methods import attribute_all
 
@@ -34,6 +35,21 @@ def test_the_same_to_the_last_bit(methods: tuple[str, ...], layers: int | tuple[
     for name in methods:
         alone = attribute(view, pixels, prompts, name, layers, per_layer=True).sum(2)
         assert torch.equal(maps[name], alone), name
+
+
+def test_more_pictures_than_fit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = small_model().vision
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(5, 3, 56, 84, generator=generator)
+    prompts = torch.randn(5, 2, 24, generator=generator)
+    whole = attribute_all(view, pixels, prompts, ("legrad", "cosine", "raw_attention"))
+    monkeypatch.setitem(
+        legrad.CHUNK_BYTES, "cpu", 2 * legrad.CHUNK_BYTES["cpu"] // legrad.pictures_at_once(view, pixels)
+    )
+    assert legrad.pictures_at_once(view, pixels) == 2
+    parts = attribute_all(view, pixels, prompts, ("legrad", "cosine", "raw_attention"))
+    for name, maps in whole.items():
+        torch.testing.assert_close(parts[name], maps, rtol=0, atol=1e-6)
 
 
 def test_there_is_one_forward_pass() -> None:

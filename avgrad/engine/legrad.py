@@ -133,6 +133,14 @@ def _chunk(device: torch.device, item_bytes: int) -> int:
     return max(1, CHUNK_BYTES["cpu" if device.type == "cpu" else "gpu"] // item_bytes)
 
 
+def pictures_at_once(view: VisionTransformer, pixels: Tensor) -> int:
+    """How many of the pictures `[B, 3, h, w]` `legrad` takes at a time, 1 or more; see `CHUNK_BYTES`."""
+    rows, columns = view.grid(pixels)
+    weight = view.blocks[0].fc1_weight
+    hidden = (view.num_prefix_tokens + rows * columns) * weight.shape[0]
+    return _chunk(view.device, hidden * weight.element_size())
+
+
 def _explain_chunk(block: Block, record: LayerRecord, g: Tensor, m: Tensor, relu: bool) -> Tensor:
     """Maps `[B, C, n]` of C prompts, not yet averaged, from `g` `[B, C, 1, d]` and `m` `[B, C, 1, d_hidden]`."""
     batch, heads, tokens, head_width = record.values.shape
@@ -235,9 +243,7 @@ def legrad(
     Returns:
         `[B, P, L, patches]`, at least float32, 0 or more. The method's map is their sum over layers.
     """
-    rows, columns = view.grid(pixels)
-    hidden = (view.num_prefix_tokens + rows * columns) * view.blocks[0].fc1_weight.shape[0]
-    group = _chunk(view.device, hidden * view.blocks[0].fc1_weight.element_size())
+    group = pictures_at_once(view, pixels)
     if len(pixels) > group:
         parts = zip(pixels.split(group), prompts.split(group), strict=True)
         options: dict[str, Any] = {"relu": relu, "backward_dtype": backward_dtype}
