@@ -78,11 +78,13 @@ def test_figures_belong_together(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "plain forward (open_clip)" in printed and "images/s" in printed and "peak MB" not in printed
 
 
+@pytest.mark.slow
 def test_types_of_numbers(tmp_path: Path) -> None:
     document = run(tmp_path, "--models", "mini", "--dtype", "float32,bfloat16", "--prompts", "1")
     assert [row["dtype"] for row in document["rows"]] == ["float32"] * 4 + ["bfloat16"] * 4
 
 
+@pytest.mark.slow
 def test_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = run(tmp_path, "--models", "mini", "--batch", "1,3", "--prompts", "2")
     rows = {(row["label"], row["batch"]): row for row in document["rows"]}
@@ -94,6 +96,7 @@ def test_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "per image / batch of 1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_sizes_and_plot(tmp_path: Path) -> None:
     document = run(
         tmp_path, "--models", "mini", "--size", "64,96", "--prompts", "1", "--plot", str(tmp_path / "growth.png")
@@ -133,6 +136,7 @@ def test_compiled(tmp_path: Path) -> None:
         assert label in labels(document) and f"{label}, compiled" in labels(document)
 
 
+@pytest.mark.slow
 def test_memory(tmp_path: Path) -> None:
     document = run(tmp_path, "--models", "mini", "--prompts", "1", "--memory", "--size", "224")
     plain = document["rows"][0]
@@ -141,6 +145,7 @@ def test_memory(tmp_path: Path) -> None:
         assert row["memory_over_plain"] == pytest.approx(row["peak_memory_bytes"] / plain["peak_memory_bytes"])
 
 
+@pytest.mark.slow
 def test_original(tmp_path: Path) -> None:
     """The original is timed where it is, up to the number of prompts that was said, and does what we do."""
     pytest.importorskip("legrad")
