@@ -32,6 +32,15 @@ def blend(image: Image.Image, heat: np.ndarray, opacity: float = 0.75, colormap:
     return Image.fromarray(np.rint(blended).astype(np.uint8))
 
 
+def file_words(label: str) -> str:
+    """A label as a part of a file's name; empty where nothing in it can be.
+
+    >>> file_words("what barks?")
+    'what_barks'
+    """
+    return re.sub(r"[^\w.-]+", "_", label).strip("._")[:60]
+
+
 @dataclass(frozen=True, eq=False)
 class Localization:
     """Where each of P prompts is in one picture of H x W pixels.
@@ -109,6 +118,10 @@ class Localization:
             "labels": np.array([prompt.label for prompt in self.prompts]),
         }
 
+    def to_json(self, **more: Any) -> bytes:
+        """What the .json of `save` holds: `to_dict` and further entries, in UTF-8."""
+        return (json.dumps({**self.to_dict(), **more}, indent=2, ensure_ascii=False) + "\n").encode()
+
     def save(self, folder: str | os.PathLike[str], **more: Any) -> list[Path]:
         """Writes an overlay per prompt (`overlay_0_LABEL.png`), `heatmaps.npz` and `result.json`.
 
@@ -129,13 +142,13 @@ class Localization:
         folder.mkdir(parents=True, exist_ok=True)
         files = []
         for index, prompt in enumerate(self.prompts):
-            words = re.sub(r"[^\w.-]+", "_", prompt.label).strip("._")[:60]
+            words = file_words(prompt.label)
             save_overlay = partial(self.overlay(index).save, format="PNG")
             files.append(write_whole(folder / f"overlay_{index}_{words}.png", save_overlay))
         arrays = self.arrays()
         files.append(write_whole(folder / "heatmaps.npz", lambda file: np.savez_compressed(file, **arrays)))
-        document = json.dumps({**self.to_dict(), **more}, indent=2, ensure_ascii=False) + "\n"
-        files.append(write_whole(folder / "result.json", lambda file: file.write(document.encode())))
+        document = self.to_json(**more)
+        files.append(write_whole(folder / "result.json", lambda file: file.write(document)))
         return files
 
 

@@ -246,6 +246,14 @@ class Visit:
         self.page.get_by_label("Write what to look for").fill(texts)
         self.button("Look").click()
 
+    def record(self, tab: str, label: str, milliseconds: int) -> None:
+        """Records what the microphone hears."""
+        self.tab(tab)
+        recorder = self.page.get_by_test_id("stAudioInput").filter(has_text=label)
+        recorder.get_by_role("button", name="Record", exact=True).click()
+        self.page.wait_for_timeout(milliseconds)
+        recorder.get_by_role("button", name="Stop recording").click()
+
     def upload_picture(self, name: str, content: bytes | Path, mime: str = "image/png") -> None:
         """Uploads a picture."""
         self.segment("Upload").click()

@@ -197,11 +197,7 @@ def test_uploads_good_and_bad(visit: Visit, tmp_path: Path) -> None:
 
 def test_microphone(visit: Visit) -> None:
     """The microphone hears the second thing of the first scene."""
-    visit.tab("Record")
-    recorder = visit.page.get_by_test_id("stAudioInput").filter(has_text="Record a sound")
-    recorder.get_by_role("button", name="Record", exact=True).click()
-    visit.page.wait_for_timeout(2500)
-    recorder.get_by_role("button", name="Stop recording").click()
+    visit.record("Record", "Record a sound", 2500)
     visit.page.get_by_alt_text("Heatmap of my recording").wait_for()
     visit.rest()
     assert visit.labels == ["the sound of the train", "my recording"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import re
 from collections.abc import Callable
 from functools import partial
 
@@ -15,7 +13,7 @@ from avgrad.app.choice import choose_prompt
 from avgrad.app.overlays import Display, mask_picture, png
 from avgrad.app.recipe import recipe
 from avgrad.app.visitor import Answer
-from avgrad.localization import Localization
+from avgrad.localization import Localization, file_words
 
 
 def show_downloads(answer: Answer, result: Localization, display: Display, layer: int | None) -> None:
@@ -28,7 +26,7 @@ def show_downloads(answer: Answer, result: Localization, display: Display, layer
         layer: the only layer that is shown; None for all.
     """
     index = choose_prompt(answer, "downloads_prompt")
-    words = re.sub(r"[^\w.-]+", "_", answer.questions[index].label).strip("._")[:60] or "prompt"
+    words = file_words(answer.questions[index].label) or "prompt"
     files: list[tuple[str, str, str, Callable[[], bytes]]] = [
         (
             "Overlay (PNG)",
@@ -38,7 +36,7 @@ def show_downloads(answer: Answer, result: Localization, display: Display, layer
         ),
         ("Mask (PNG)", f"mask_{words}.png", "image/png", lambda: png(mask_picture(result, index, display.threshold))),
         ("Heatmaps (NPZ)", "heatmaps.npz", "application/octet-stream", partial(_npz, result)),
-        ("Scores (JSON)", "result.json", "application/json", partial(_json, result, display)),
+        ("Scores (JSON)", "result.json", "application/json", partial(result.to_json, threshold=display.threshold)),
     ]
     if answer.picture.photo is not None:
         photo = answer.picture.photo
@@ -77,8 +75,3 @@ def _npz(result: Localization) -> bytes:
     stream = io.BytesIO()
     np.savez_compressed(stream, **result.arrays())
     return stream.getvalue()
-
-
-def _json(result: Localization, display: Display) -> bytes:
-    document = {**result.to_dict(), "threshold": display.threshold}
-    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
