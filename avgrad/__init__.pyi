@@ -5,11 +5,11 @@ from . import models as models
 from . import prompts as prompts
 from . import scenes as scenes
 from .engine.attribute import attribute as attribute
-from .engine.vit import UnsupportedModelError as UnsupportedModelError
+from .errors import CheckpointError as CheckpointError
+from .errors import MediaError as MediaError
+from .errors import UnsupportedModelError as UnsupportedModelError
 from .localization import Localization as Localization
 from .localizer import Localizer as Localizer
 from .localizer import localize as localize
-from .media import MediaError as MediaError
-from .models.checkpoints import CheckpointError as CheckpointError
 from .models.registry import load as load
 from .prompts import Prompt as Prompt

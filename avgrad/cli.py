@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from avgrad.localization import Localization
 
 app = typer.Typer(
-    help="Where in this picture is the thing that I hear, say or write?",
+    help="Where in this image is the thing that I hear, say or write?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,12 +53,12 @@ def _layers(text: str | None) -> int | list[int] | None:
 
 @app.command()
 def localize(
-    image: Annotated[Path, typer.Argument(help="The picture.")],
+    image: Annotated[Path, typer.Argument(help="The image.")],
     audio: Annotated[list[Path] | None, typer.Option(help="A sound to look for; may be given several times.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="Words to look for; may be given several times.")] = None,
     speech: Annotated[list[Path] | None, typer.Option(help="Recorded words to look for; several times.")] = None,
     image_prompt: Annotated[
-        list[Path] | None, typer.Option("--image", help="A picture of what to look for; several times.")
+        list[Path] | None, typer.Option("--image", help="An image of what to look for; several times.")
     ] = None,
     model: Annotated[
         str | None,
@@ -92,7 +92,7 @@ def localize(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
 ) -> None:
-    """Looks for sounds, spoken words, texts and pictures in a picture; writes an overlay and a heatmap for each."""
+    """Looks for sounds, spoken words, texts and images in an image; writes an overlay and a heatmap for each."""
     if not (audio or text or speech or image_prompt):
         raise typer.BadParameter("nothing to look for: give --audio FILE, --speech FILE, --text WORDS or --image FILE")
     if out.exists() and not out.is_dir():
@@ -125,10 +125,10 @@ def localize(
         model = "imagebind_huge" if checkpoint or checkpoint_path("imagebind_huge").exists() else "mini"
         if model == "mini":
             _note(
-                "using mini, the bundled model: it knows the made-up scenes it was trained on, not the world. "
+                "using mini, the bundled model: it knows the synthetic scenes it was trained on, not the world. "
                 "`avgrad download imagebind_huge` gets the real one."
             )
-    picture = load_image(image)  # first, so that one that cannot be read is said before a large model is loaded
+    loaded_image = load_image(image)  # first, so that one that cannot be read is said before a large model is loaded
     towers = ["vision", *(["audio"] if audio or speech else []), *(["text"] if text else [])]
     started = time.perf_counter()
     loaded = load(model, checkpoint=checkpoint, device=device, dtype=number_type, towers=towers)
@@ -144,7 +144,7 @@ def localize(
     results: list[Localization] = []
     for name in methods:
         localizer = Localizer(loaded, method=name, layers=which, pooling=pooling, size=size, keep=False)  # type: ignore[arg-type]
-        localizer.set_image(picture)
+        localizer.set_image(loaded_image)
         if results:
             results.append(localizer.localize(prompts=results[0].prompts))
         else:
@@ -164,7 +164,7 @@ def localize(
 
 
 def _save(results: list[Localization], out: Path, layers_grid: bool, **more: Any) -> None:
-    """One result into `out`, or each of several into a folder of its own, and the pictures that show them together."""
+    """One result into `out`, or each of several into a folder of its own, and the images that show them together."""
     from avgrad.localization import write_whole
     from avgrad.panels import layer_panel, method_panel
 
@@ -239,7 +239,7 @@ def scenes(
     seed: Annotated[int, typer.Option(help="Of all scenes; scene i depends on the seed and i alone.", min=0)] = 0,
     prompt: Annotated[Literal["sound", "speech"], typer.Option(help="What the prompts are.")] = "sound",
 ) -> None:
-    """Writes made-up scenes with exact masks in the layout of the ADE20K Sound- and Speech-Prompted data sets."""
+    """Writes synthetic scenes with exact masks in the layout of the ADE20K Sound- and Speech-Prompted data sets."""
     from avgrad.scenes.dataset import write_dataset
 
     try:
@@ -250,10 +250,10 @@ def scenes(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Argument(help="Folder for the page and the pictures.")] = Path("avgrad_demo"),
+    out: Annotated[Path, typer.Argument(help="Folder for the page and the images.")] = Path("avgrad_demo"),
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Looks for sounds, spoken words and texts in the sample scenes; writes a page and pictures (needs no network)."""
+    """Looks for sounds, spoken words and texts in the sample scenes; writes a page and images (needs no network)."""
     if out.exists() and not out.is_dir():
         raise typer.BadParameter(f"{out} is a file; a folder is expected")
     from avgrad.demo import run

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def blend(image: Image.Image, heat: np.ndarray, opacity: float = 0.75, colormap: str = "turbo") -> Image.Image:
-    """A picture with a heatmap `[H, W]` in [0, 1] laid over it, RGB; see `Localization.overlay`."""
+    """An image with a heatmap `[H, W]` in [0, 1] laid over it, RGB; see `Localization.overlay`."""
     from matplotlib import colormaps
     from PIL import Image
 
     colors = colormaps[colormap](heat)[..., :3] * 255
-    # the square root lets the picture show through where it is cold and still marks what is half warm
+    # the square root lets the image show through where it is cold and still marks what is half warm
     weight = opacity * np.sqrt(heat)[..., None]
     blended = np.asarray(image) * (1 - weight) + colors * weight
     return Image.fromarray(np.rint(blended).astype(np.uint8))
@@ -43,14 +43,14 @@ def file_words(label: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Localization:
-    """Where each of P prompts is in one picture of H x W pixels.
+    """Where each of P prompts is in one image of H x W pixels.
 
     Attributes:
-        image: the picture, RGB.
+        image: the image, RGB.
         prompts: the P prompts.
-        heatmaps: float32 `[P, H, W]`, each stretched to [0, 1] by its own smallest and largest value: something is
-            always hot, also where the prompt is not in the picture. `scores` tell.
-        scores: float32 `[P]`, cosine similarity of picture and prompt, in [-1, 1]. Compare prompts of one modality with
+        heatmaps: float32 `[P, H, W]`, each min-max normalized by its own smallest and largest value: something is
+            always hot, also where the prompt is not in the image. `scores` tell.
+        scores: float32 `[P]`, cosine similarity of image and prompt, in [-1, 1]. Compare prompts of one modality with
             each other: how high a score is depends on the model and the modality.
         layers: the L layers that were explained.
         layer_maps: float32 `[P, L, gh, gw]`, raw, on the patch grid (L is 1 for methods that look at one layer).
@@ -79,7 +79,7 @@ class Localization:
         return column, row
 
     def overlay(self, index: int = 0, opacity: float = 0.75, colormap: str = "turbo") -> Image.Image:
-        """The picture with the heatmap of prompt `index` laid over it, as an RGB picture of the same size.
+        """The image with the heatmap of prompt `index` laid over it, as an RGB image of the same size.
 
         Args:
             index: which prompt.
@@ -89,7 +89,7 @@ class Localization:
         return blend(self.image, self.heatmaps[index].numpy(), opacity, colormap)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but pictures and maps, ready for JSON."""
+        """Everything but images and maps, ready for JSON."""
         width, height = self.image.size
         return {
             "model": self.model,

@@ -1,4 +1,4 @@
-"""Localizer: the picture is set once, and asked about often. The one place where all parts meet."""
+"""Localizer: the image is set once, and asked about often. The one place where all parts meet."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from avgrad.engine.attribute import (
     with_empty_prompt,
 )
 from avgrad.engine.legrad import Pooling, Record, explain, forward
-from avgrad.engine.vit import UnsupportedModelError, VisionTransformer
+from avgrad.engine.view import ViTView
+from avgrad.errors import MediaError, UnsupportedModelError
 from avgrad.localization import Localization
-from avgrad.media import MediaError, load_image, open_audio
+from avgrad.media import load_image, open_audio
 from avgrad.models.registry import load
 from avgrad.prompts import Prompt
 
@@ -48,23 +49,23 @@ class Model(Protocol):
     @property
     def modalities(self) -> tuple[str, ...]: ...
     @property
-    def vision(self) -> VisionTransformer: ...
+    def vision(self) -> ViTView: ...
     def encode_text(self, texts: Sequence[str]) -> Tensor: ...
     def encode_image(self, pixels: Tensor) -> Tensor: ...
     def pixels(self, image: Image.Image) -> Tensor: ...
 
 
 class Localizer:
-    """Finds things in a picture by their sound, their spoken name, a text or another picture.
+    """Finds things in an image by their sound, their spoken name, a text or another image.
 
-    The picture's forward pass runs once, in `set_image`; each further prompt costs only its own explanation.
+    The image's forward pass runs once, in `set_image`; each further prompt costs only its own explanation.
 
     Args:
         model: a model from `avgrad.load`, or its name.
         method: how heatmaps are made, one of `avgrad.engine.attribute.METHODS`.
         layers: which layers are explained: None for all, k >= 0 from layer k on, negative the last -k, a list exactly.
         pooling: "mean" (LeGrad's) or "cls".
-        size: short side in pixels at which the network sees the picture; None for the one it was trained with. Larger
+        size: short side in pixels at which the network sees the image; None for the one it was trained with. Larger
             finds smaller things and takes longer.
         keep: keep what the forward pass left for later prompts (about `6 n d` numbers per layer for n tokens of
             width d). Without it, each call runs the forward pass again, in the memory of one layer.
@@ -117,25 +118,25 @@ class Localizer:
         self._seconds[name] = time.perf_counter() - start
 
     def set_image(self, image: ImageSource) -> None:
-        """Sets the picture that prompts are looked for in.
+        """Sets the image that prompts are looked for in.
 
         Args:
-            image: a path, a file's bytes, a PIL image, or an array `[H, W, 3]`, uint8. The whole picture is used, its
+            image: a path, a file's bytes, a PIL image, or an array `[H, W, 3]`, uint8. The whole image is used, its
                 proportions kept (up to 3 : 1).
 
         Raises:
-            MediaError: it cannot be read as a picture.
+            MediaError: it cannot be read as an image.
         """
         with self._stage("image"):
-            picture = load_image(image)
-            pixels = self.model.preprocess.whole(picture, self.size)[None]
+            image = load_image(image)
+            pixels = self.model.preprocess.whole(image, self.size)[None]
             records: list[Record] = []
             embedding = None
             if self.keep and self.method == "legrad":
                 embedding = forward(
                     self.model.vision, pixels, self.layers, self.pooling, records.append, self.backward_dtype
                 )
-        self._image, self._pixels, self._records, self._embedding = picture, pixels, records, embedding
+        self._image, self._pixels, self._records, self._embedding = image, pixels, records, embedding
 
     def encode(
         self,
@@ -160,10 +161,10 @@ class Localizer:
                 for label, embedding in zip(labels, embeddings.cpu(), strict=True)
             ]
         images: list[Any] = list(image) if isinstance(image, list | tuple) else [] if image is None else [image]
-        for number, picture in enumerate(images, start=1):
-            pixels = self.model.pixels(load_image(picture))
+        for number, source in enumerate(images, start=1):
+            pixels = self.model.pixels(load_image(source))
             embedding = self.model.encode_image(pixels[None])[0]
-            prompts.append(Prompt(embedding.cpu(), _label(picture, "image", number), "image"))
+            prompts.append(Prompt(embedding.cpu(), _label(source, "image", number), "image"))
         return prompts
 
     def _encode_sound(self, source: AudioSource, modality: str, number: int) -> Prompt:
@@ -191,33 +192,33 @@ class Localizer:
         image_prompts: ImageSource | Sequence[ImageSource] | None = None,
         templates: Sequence[str] = ("{}",),
     ) -> Localization:
-        """Looks for P prompts in the picture that was set.
+        """Looks for P prompts in the image that was set.
 
         Args:
             audio: sounds: paths, files' bytes, or pairs of a waveform `[channels, samples]` and its sample rate.
             text: texts.
             speech: spoken words, given as sounds are.
             prompts: prompts made before, by `encode` or as combinations.
-            image_prompts: pictures of what to look for, each as `set_image` takes it; the model sees them cropped to
+            image_prompts: images of what to look for, each as `set_image` takes it; the model sees them cropped to
                 their central square, as it was trained.
             templates: texts with `{}` where the label goes; the embeddings of a label's templates are averaged.
 
         Returns:
             The prompts in the order audio, speech, text, image prompts, prompts, each in the order given, with heatmaps
-            of the size of the picture.
+            of the size of the image.
 
         Raises:
             MediaError: a prompt cannot be read, or there is none.
             UnsupportedModelError: the model does not understand a prompt's modality.
-            RuntimeError: no picture was set.
+            RuntimeError: no image was set.
         """
         if self._image is None or self._pixels is None:
-            raise RuntimeError("no picture is set: call set_image first")
+            raise RuntimeError("no image is set: call set_image first")
         with self._stage("prompts"):
             given = self.encode(audio, text, speech, image=image_prompts, templates=templates) + _as_list(prompts)
             if not given:
                 raise MediaError(
-                    "there is nothing to look for: give at least one sound, spoken word, text, picture or prompt"
+                    "there is nothing to look for: give at least one sound, spoken word, text, image or prompt"
                 )
             view = self.model.vision
             for prompt in given:
@@ -293,7 +294,7 @@ def localize(
     templates: Sequence[str] = ("{}",),
     **options: Any,
 ) -> Localization:
-    """Looks for prompts in one picture: `Localizer` in one call.
+    """Looks for prompts in one image: `Localizer` in one call.
 
     Args:
         image: as `Localizer.set_image` takes it.

@@ -1,4 +1,4 @@
-"""Panels: pictures that show several heatmaps of one picture together, by method or by layer."""
+"""Panels: images that show several heatmaps of one image together, by method or by layer."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def _sheet(sections: Sequence[tuple[str, Sequence[tuple[str, Image.Image]]]]) ->
     for (title, tiles), count in zip(sections, rows, strict=True):
         draw.text((_GAP, y), _fitted(title, columns * step_x - _GAP), fill=_INK, font=_font())
         y += _LINE
-        for number, (caption, picture) in enumerate(tiles):
+        for number, (caption, image) in enumerate(tiles):
             left, top = _GAP + number % columns * step_x, y + number // columns * step_y
             draw.text((left, top), _fitted(caption, width), fill=_INK, font=_font())
-            sheet.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (left, top + _LINE))
+            sheet.paste(image.resize((width, height), Image.Resampling.LANCZOS), (left, top + _LINE))
         y += count * step_y
     return sheet
 
@@ -66,14 +66,14 @@ def method_panel(results: Sequence[Localization]) -> Image.Image:
     """Overlays of several methods side by side, prompt by prompt, as in the LeGrad paper's Figure 5.
 
     Args:
-        results: of the same picture and prompts, one for each method.
+        results: of the same image and prompts, one for each method.
     """
     first = results[0]
     return _sheet(
         [
             (
                 f"{prompt.label} ({prompt.modality}), {first.model}, score {float(score):.3f}",
-                [("the picture", first.image), *((result.method, result.overlay(index)) for result in results)],
+                [("the image", first.image), *((result.method, result.overlay(index)) for result in results)],
             )
             for index, (prompt, score) in enumerate(zip(first.prompts, first.scores, strict=True))
         ]
@@ -83,7 +83,7 @@ def method_panel(results: Sequence[Localization]) -> Image.Image:
 def layer_panel(result: Localization) -> Image.Image:
     """The overlay of each layer alone, prompt by prompt, as in the LeGrad paper's Figure 7, and that of all together.
 
-    Each layer's map is stretched to [0, 1] by itself: a layer that adds next to nothing looks as hot as any other.
+    Each layer's map is min-max normalized by itself: a layer that adds next to nothing looks as hot as any other.
     """
     width, height = result.image.size
     maps = min_max(upsample(result.layer_maps, (height, width)))
@@ -91,7 +91,7 @@ def layer_panel(result: Localization) -> Image.Image:
     layered = maps.shape[1] == len(result.layers)
     sections = []
     for index, prompt in enumerate(result.prompts):
-        tiles = [("the picture", result.image)]
+        tiles = [("the image", result.image)]
         if layered:
             overlays = (blend(result.image, heat.numpy()) for heat in maps[index])
             tiles += [(f"layer {layer}", overlay) for layer, overlay in zip(result.layers, overlays, strict=True)]

@@ -23,8 +23,7 @@ import typer
 import avgrad
 from avgrad.engine.attribute import METHODS, resolve_layers
 from avgrad.engine.legrad import Pooling
-from avgrad.engine.vit import UnsupportedModelError
-from avgrad.models.checkpoints import CheckpointError
+from avgrad.errors import CheckpointError, UnsupportedModelError
 from eval.ade20k_data import Ade20k, Prompt
 from eval.dataset import DataError
 from eval.report import HEADER, Published, latex, markdown, table, write_page

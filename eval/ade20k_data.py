@@ -1,7 +1,7 @@
 """Reads ADE20KSoundPrompted and ADE20KSpeechPrompted in their published layout (Hamilton et al., CVPR 2024).
 
 prompted_segmentation.csv        one row per prompt
-frames/<image_location>          pictures
+frames/<image_location>          images
 annotations/<image_location, with .jpg -> _seg.png>   label maps: class id = (R // 10) * 256 + G
 audio/<base name of vggsound_file or speech_prompt_file>
 """
@@ -23,7 +23,8 @@ from PIL import ExifTags, Image
 
 from avgrad.encoders.audio import log_mel_clips
 from avgrad.encoders.image import Preprocess
-from avgrad.media import MediaError, load_image, open_audio
+from avgrad.errors import MediaError
+from avgrad.media import load_image, open_audio
 from eval.dataset import DataError, Item, Problem, Sample
 
 Prompt = Literal["sound", "speech"]
@@ -36,7 +37,7 @@ SIDE = 224
 # "Advanced" uses this much more than the word's own time on each side.
 MARGIN_SECONDS = 0.2
 
-# What undoes the turning upright of a picture with the EXIF orientation 2 to 8.
+# What undoes the turning upright of an image with the EXIF orientation 2 to 8.
 _TURN_BACK = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -64,7 +65,7 @@ def central_square(image: Image.Image, side: int, resampling: Image.Resampling) 
 
 
 def as_stored(path: Path) -> Image.Image:
-    """A picture as its pixels are stored, RGB: label maps are drawn over those, and the original heeds no EXIF either.
+    """An image as its pixels are stored, RGB: label maps are drawn over those, and the original heeds no EXIF either.
 
     Raises:
         MediaError: it cannot be read.
@@ -172,11 +173,11 @@ class Ade20k:
         )
 
     def image_path(self, image: str) -> Path:
-        """Where a picture lies."""
+        """Where an image lies."""
         return self.root / "frames" / image
 
     def image(self, image: str, resampling: str = "bicubic") -> Image.Image:
-        """A picture as it is evaluated: 224 x 224, RGB.
+        """An image as it is evaluated: 224 x 224, RGB.
 
         Raises:
             MediaError: it cannot be read.
@@ -192,10 +193,10 @@ class Ade20k:
         """Load an item.
 
         A model of another input size than 224 gets the square of 224 pixels resized to its size: all models see the
-        same part of the picture.
+        same part of the image.
 
         Raises:
-            DataError: one of its files cannot be read, or picture and label map differ in size.
+            DataError: one of its files cannot be read, or image and label map differ in size.
         """
         image_path, labels_path, audio_path = self._paths(item)
         try:

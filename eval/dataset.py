@@ -36,11 +36,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Item:
-    """One question of the benchmark: where in this picture is what this prompt means?
+    """One question of the benchmark: where in this image is what this prompt means?
 
     Attributes:
         row: number of its row, 1 for the first one after the header.
-        image: the picture's name within the data set.
+        image: the image's name within the data set.
         class_id: what the prompt means.
         class_name: the same in words.
         prompt: name of the prompt's file within the data set.

@@ -1,10 +1,10 @@
-"""Which layers see a thing? The LeGrad paper's Figure 6: a model's gradient inside masks, layer by layer.
+"""Which layers see an object? The LeGrad paper's Figure 6: a model's gradient inside masks, layer by layer.
 
-    python -m eval.fingerprint --model mini --out RUN                             on made-up scenes
+    python -m eval.fingerprint --model mini --out RUN                             on synthetic scenes
     python -m eval.fingerprint --model mini --data ROOT --prompt sound --out RUN  on masks in the layout of ADE20K
     python -m eval.fingerprint --model open_clip:ViT-B-16/openai --model open_clip:ViT-L-14/openai ...
 
-For each thing LeGrad's raw map of each layer is averaged inside its mask; these are averaged over things, for each
+For each object LeGrad's raw map of each layer is averaged inside its mask; these are averaged over objects, for each
 class and for all classes (each class counting the same), and stretched over the layers, min-max, to [0, 1].
 """
 
@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 import avgrad
 from avgrad.encoders.text import encode_labels
-from avgrad.engine.vit import UnsupportedModelError, VisionTransformer
-from avgrad.models.checkpoints import CheckpointError
+from avgrad.engine.view import ViTView
+from avgrad.errors import CheckpointError, UnsupportedModelError
 from eval.ade20k_data import Ade20k
 from eval.dataset import DataError
 from eval.store import write_atomically
@@ -37,14 +37,14 @@ ALL = "all classes"
 SHOWN = 8  # classes in the plot, the most frequent ones
 
 
-class Thing(NamedTuple):
-    """A thing in a picture.
+class ObjectInScene(NamedTuple):
+    """An object in an image.
 
     Attributes:
         class_name: what it is.
-        pixels: the picture as the model takes it, `[3, h, w]`.
+        pixels: the image as the model takes it, `[3, h, w]`.
         prompt: its embedding, `[D]`.
-        mask: where it is, bool `[H, W]`, of the same part of the picture.
+        mask: where it is, bool `[H, W]`, of the same part of the image.
     """
 
     class_name: str
@@ -54,9 +54,9 @@ class Thing(NamedTuple):
 
 
 class Fingerprint(NamedTuple):
-    """Of a class: number of things, and the mean gradient inside their masks for each layer, `[L]`."""
+    """Of a class: number of objects, and the mean gradient inside their masks for each layer, `[L]`."""
 
-    things: int
+    objects: int
     mean: Tensor
 
     @property
@@ -75,64 +75,66 @@ def inside(maps: Tensor, mask: Tensor) -> Tensor | None:
     return (maps * share).sum((-2, -1)) / share.sum() if mask.any() else None
 
 
-def fingerprints(view: VisionTransformer, things: Iterator[Thing]) -> dict[str, Fingerprint]:
+def fingerprints(view: ViTView, objects: Iterator[ObjectInScene]) -> dict[str, Fingerprint]:
     """The fingerprint of each class, by name, after that of `ALL`.
 
     Args:
         view: the model.
-        things: in masks of which gradients are averaged; those with an empty mask are left out.
+        objects: in masks of which gradients are averaged; those with an empty mask are left out.
 
     Raises:
         DataError: there is nothing with a mask.
     """
     found: dict[str, list[Tensor]] = {}
-    for thing in things:
-        maps = avgrad.attribute(view, thing.pixels[None], thing.prompt[None], per_layer=True)[0, 0]
-        mean = inside(maps.cpu(), thing.mask)
+    for obj in objects:
+        maps = avgrad.attribute(view, obj.pixels[None], obj.prompt[None], per_layer=True)[0, 0]
+        mean = inside(maps.cpu(), obj.mask)
         if mean is not None:
-            found.setdefault(thing.class_name, []).append(mean)
+            found.setdefault(obj.class_name, []).append(mean)
     if not found:
-        raise DataError("no mask has a pixel in the part of its picture that models see; masks of things are expected")
+        raise DataError("no mask has a pixel in the part of its image that models see; masks of objects are expected")
     classes = {name: Fingerprint(len(means), torch.stack(means).mean(0)) for name, means in sorted(found.items())}
     every = torch.stack([fingerprint.mean for fingerprint in classes.values()]).mean(0)
-    return {ALL: Fingerprint(sum(f.things for f in classes.values()), every), **classes}
+    return {ALL: Fingerprint(sum(f.objects for f in classes.values()), every), **classes}
 
 
-def things_in_scenes(model: Any, number: int, seed: int, prompt: str) -> Iterator[Thing]:
-    """The things of made-up scenes that training never draws; prompts as `eval.scenes` draws them."""
+def objects_in_scenes(model: Any, number: int, seed: int, prompt: str) -> Iterator[ObjectInScene]:
+    """The objects of synthetic scenes that training never draws; prompts as `eval.scenes` draws them."""
     from PIL import Image
 
-    from avgrad.scenes import KINDS, draw_scene, scene_rng
+    from avgrad.scenes import CLASSES, draw_scene, scene_rng
     from eval.scenes import encode_prompts
 
     scenes = [draw_scene(scene_rng("evaluation", seed, index), 256) for index in range(number)]
-    prompts = iter(encode_prompts(model, prompt, [kind for scene in scenes for kind in scene.kinds], seed))
+    prompts = iter(
+        encode_prompts(model, prompt, [object_class for scene in scenes for object_class in scene.classes], seed)
+    )
     for scene in tqdm(scenes, desc="scenes"):
         pixels = model.preprocess.whole(Image.fromarray(scene.image))
-        for kind, mask in zip(scene.kinds, scene.masks, strict=True):
-            yield Thing(KINDS[kind].name, pixels, next(prompts), torch.from_numpy(mask))
+        for object_class, mask in zip(scene.classes, scene.masks, strict=True):
+            yield ObjectInScene(CLASSES[object_class].name, pixels, next(prompts), torch.from_numpy(mask))
 
 
-def things_in_data(model: Any, data: Ade20k, by_text: bool, template: str) -> Iterator[Thing]:
-    """The things of a data set; by their class names, or by its sounds."""
+def objects_in_data(model: Any, data: Ade20k, by_text: bool, template: str) -> Iterator[ObjectInScene]:
+    """The objects of a data set; by their class names, or by its sounds."""
     for item in tqdm(data.items, desc=data.name):
         sample = data.load(item, model.preprocess)
         if by_text:
             prompt = encode_labels(model, [item.class_name], [template])[0]
         else:
             prompt = model.encode_clips(sample.clips[0])
-        yield Thing(item.class_name, sample.pixels, prompt, sample.mask)
+        yield ObjectInScene(item.class_name, sample.pixels, prompt, sample.mask)
 
 
 def table(models: dict[str, dict[str, Fingerprint]]) -> str:
     """CSV: a line for each model, class and layer."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "class", "things", "layer", "mean_gradient", "min_max"])
+    writer.writerow(["model", "class", "objects", "layer", "mean_gradient", "min_max"])
     for model, classes in models.items():
         for name, fingerprint in classes.items():
             for layer, (mean, stretched) in enumerate(zip(fingerprint.mean, fingerprint.stretched, strict=True)):
-                writer.writerow([model, name, fingerprint.things, layer, f"{mean:.6g}", f"{stretched:.6f}"])
+                writer.writerow([model, name, fingerprint.objects, layer, f"{mean:.6g}", f"{stretched:.6f}"])
     return text.getvalue()
 
 
@@ -143,11 +145,13 @@ def plot(models: dict[str, dict[str, Fingerprint]]) -> Figure:
     figure = Figure(figsize=(4.5 * len(models), 3.6), layout="constrained")
     panels = figure.subplots(1, len(models), squeeze=False)[0]
     for panel, (model, classes) in zip(panels, models.items(), strict=True):
-        names = sorted(classes, key=lambda name: (-classes[name].things, name))[: SHOWN + 1]  # ALL has the most things
+        names = sorted(classes, key=lambda name: (-classes[name].objects, name))[
+            : SHOWN + 1
+        ]  # ALL has the most objects
         for name in reversed(names):
             bold = name == ALL
             line = {"color": "black", "linewidth": 2.5, "marker": "o"} if bold else {"linewidth": 1, "alpha": 0.8}
-            panel.plot(classes[name].stretched, label=f"{name} ({classes[name].things})", **line)
+            panel.plot(classes[name].stretched, label=f"{name} ({classes[name].objects})", **line)
         panel.set(title=model, xlabel="layer", ylim=(-0.03, 1.03))
         panel.legend(fontsize="x-small")
     panels[0].set_ylabel("mean gradient inside masks, min-max")
@@ -159,7 +163,7 @@ def main(
     model: Annotated[list[str] | None, typer.Option(help="A name for avgrad.load; several. Default: mini.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="File with the weights, for a single model.")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder with prompted_segmentation.csv. Default: made-up scenes.")
+        Path | None, typer.Option(help="Folder with prompted_segmentation.csv. Default: synthetic scenes.")
     ] = None,
     prompt: Annotated[str, typer.Option(help="text: names of classes; sound or speech: those of the data.")] = "text",
     rows: Annotated[str, typer.Option(help="Which rows of the data are taken: sound or speech.")] = "sound",
@@ -174,35 +178,35 @@ def main(
         raise typer.BadParameter(f"{prompt!r} is none of text, sound and speech", param_hint="--prompt")
     if checkpoint and len(names) > 1:
         raise typer.BadParameter("it belongs to one model; give a single --model", param_hint="--checkpoint")
-    kind = prompt if prompt != "text" else rows
-    if kind not in ("sound", "speech"):
+    modality = prompt if prompt != "text" else rows
+    if modality not in ("sound", "speech"):
         raise typer.BadParameter(f"{rows!r} is neither sound nor speech", param_hint="--rows")
     try:
         found = {}
-        dataset = None if data is None else Ade20k(data, kind, n)  # type: ignore[arg-type]
+        dataset = None if data is None else Ade20k(data, modality, n)  # type: ignore[arg-type]
         for name in names:
             towers = ("vision", "text") if prompt == "text" else ("vision", "audio")
             loaded: Any = avgrad.load(name, checkpoint=checkpoint, device=device, towers=towers)
             needed = towers[1]
             if needed not in loaded.modalities:
                 raise DataError(f"{name} understands no {needed}; one of {', '.join(loaded.modalities)} is expected")
-            things = (
-                things_in_scenes(loaded, n or 100, seed, prompt)
+            objects = (
+                objects_in_scenes(loaded, n or 100, seed, prompt)
                 if dataset is None
-                else things_in_data(loaded, dataset, prompt == "text", template)
+                else objects_in_data(loaded, dataset, prompt == "text", template)
             )
-            found[name] = fingerprints(loaded.vision, things)
+            found[name] = fingerprints(loaded.vision, objects)
     except (DataError, CheckpointError, UnsupportedModelError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
-    picture = io.BytesIO()
-    plot(found).savefig(picture, format="png", dpi=150)
+    image = io.BytesIO()
+    plot(found).savefig(image, format="png", dpi=150)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "fingerprint.csv", table(found).encode())
-    write_atomically(out / "fingerprint.png", picture.getvalue())
+    write_atomically(out / "fingerprint.png", image.getvalue())
     for name, classes in found.items():
         layers = " ".join(f"{value:.2f}" for value in classes[ALL].stretched)
-        print(f"{name}: {classes[ALL].things} things of {len(classes) - 1} classes; by layer: {layers}")
+        print(f"{name}: {classes[ALL].objects} objects of {len(classes) - 1} classes; by layer: {layers}")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from avgrad.engine.attribute import METHODS, attribute, resolve_layers
-from avgrad.engine.legrad import Pooling, pictures_at_once
-from avgrad.engine.vit import Block, VisionTransformer
+from avgrad.engine.legrad import Pooling, images_at_once
+from avgrad.engine.view import Block, ViTView
 
 # These need nothing but what goes into, through and out of one block; after "legrad", which goes through all of them,
 # or after each other, they need no forward pass of their own.
@@ -44,7 +44,7 @@ class _RememberingBlock(Block):
 
 @torch.no_grad()
 def attribute_all(
-    view: VisionTransformer,
+    view: ViTView,
     pixels: Tensor,
     prompts: Tensor,
     methods: Sequence[str],
@@ -68,8 +68,8 @@ def attribute_all(
     Raises:
         ValueError: as `avgrad.attribute`.
     """
-    group = pictures_at_once(view, pixels)
-    if len(pixels) > group:  # "legrad" would split them itself, and the others see its last pictures alone
+    group = images_at_once(view, pixels)
+    if len(pixels) > group:  # "legrad" would split them itself, and the others see its last images alone
         parts = zip(pixels.split(group), prompts.split(group), strict=True)
         found = [attribute_all(view, *part, methods, layers, pooling) for part in parts]
         return {name: torch.cat([maps[name] for maps in found]) for name in methods}

@@ -135,7 +135,7 @@ def prompted_segmentation(
     means.
 
     Args:
-        heatmaps: one per prompt, normalised over the data set or each by itself, `[N, H, W]`.
+        heatmaps: one per prompt, normalized over the data set or each by itself, `[N, H, W]`.
         masks: where the thing is, boolean, `[N, H, W]`.
         class_ids: what the thing is, integers, `[N]`.
 

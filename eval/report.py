@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from avgrad.media import MediaError
+from avgrad.errors import MediaError
 from eval.metrics import RECALL_LEVELS
 from eval.results import Figures, class_names, heatmaps, unpack_masks
 from eval.store import Array, Records, write_atomically
 
-NUM_PICTURES = 8
+NUM_IMAGES = 8
 NUM_EXTREMES = 5
 MASK_COLOR = (0.0, 0.8, 0.2)
 
@@ -118,7 +118,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums }
 tr.published td { color: #666; font-style: italic }
 img { max-width: 100%; height: auto }
 pre { overflow-x: auto; background: #f4f4f4; padding: 1rem }
-.pictures { display: flex; gap: .5rem; flex-wrap: wrap }
+.images { display: flex; gap: .5rem; flex-wrap: wrap }
 figure { margin: 0 0 1rem; width: 224px; text-align: center }
 .tables { display: flex; flex-wrap: wrap; gap: 3rem }
 """
@@ -130,7 +130,7 @@ def write_page(
     records: Records,
     figures: Sequence[Figures],
     published: Sequence[Published],
-    picture: Callable[[str], Image.Image],
+    image: Callable[[str], Image.Image],
 ) -> None:
     """Writes the report, a self-contained page.
 
@@ -140,7 +140,7 @@ def write_page(
         records: the run's results.
         figures: the lines of the table.
         published: the papers' lines.
-        picture: gives the evaluated square of a picture by its name.
+        image: gives the evaluated square of an image by its name.
     """
     rows = table(content["model"]["name"], figures, published)
     title = f"{content['benchmark']}: {content['model']['name']}"
@@ -157,8 +157,8 @@ classes. Rows in italics are the papers' own figures, measured on the original d
 {_html_table(HEADER, rows, len(figures))}
 <h2>Precision and recall</h2><p>Mean over classes.</p>{_curves(figures)}
 <h2>Best and worst classes</h2>{_extremes(figures[0], class_names(records))}
-<h2>Pictures</h2><p>From the best class to the worst; each heatmap stretched to its own range.</p>
-{_pictures(records, figures[0], data["side"], picture)}
+<h2>Images</h2><p>From the best class to the worst; each heatmap stretched to its own range.</p>
+{_images(records, figures[0], data["side"], image)}
 <h2>Problems with the data</h2><p>{_text(counts)}</p><details><summary>By row</summary><ul>{listed}</ul></details>
 <h2>Settings</h2><pre>{_text(_indented(settings))}</pre>
 </body></html>
@@ -228,20 +228,20 @@ def _curves(figures: Sequence[Figures]) -> str:
     return _inline(Image.open(stream).convert("RGB"), "precision-recall curves")
 
 
-def _pictures(records: Records, line: Figures, side: int, picture: Callable[[str], Image.Image]) -> str:
-    """One picture from each of some classes: as it is, with the ground truth, and with each method's heatmap."""
+def _images(records: Records, line: Figures, side: int, load: Callable[[str], Image.Image]) -> str:
+    """One image from each of some classes: as it is, with the ground truth, and with each method's heatmap."""
     from matplotlib import colormaps
 
     classes = [c for c, s in line.score.classes.items() if not np.isnan(s.average_precision)]
     classes.sort(key=lambda c: (-line.score.classes[c].average_precision, c))
-    spread = np.unique(np.linspace(0, len(classes) - 1, min(NUM_PICTURES, len(classes))).round().astype(int))
+    spread = np.unique(np.linspace(0, len(classes) - 1, min(NUM_IMAGES, len(classes))).round().astype(int))
     rows = []
     for place in spread:
         index = int(np.flatnonzero(records.class_ids == classes[place])[0])
         name = str(records.class_names[index])
         try:
-            image = picture(str(records.images[index]))
-        except MediaError:  # the data may have been taken away since the pictures were evaluated
+            image = load(str(records.images[index]))
+        except MediaError:  # the data may have been taken away since the images were evaluated
             image = Image.new("RGB", (side, side), "white")
         grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None] / 255
         mask = unpack_masks(records.masks[index : index + 1], side)[0]
@@ -254,7 +254,7 @@ def _pictures(records: Records, line: Figures, side: int, picture: Callable[[str
             tiles[method] = _blend(grey, colormaps["turbo"](heatmap)[..., :3])
         cells = (f"<figure>{_inline(Image.fromarray(t), c)}<figcaption>{_text(c)}</figcaption></figure>"
                  for c, t in tiles.items())  # fmt: skip
-        rows.append(f"<div class=pictures>{''.join(cells)}</div>")
+        rows.append(f"<div class=images>{''.join(cells)}</div>")
     return "\n".join(rows)
 
 

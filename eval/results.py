@@ -55,8 +55,8 @@ def heatmaps(raw: Array, normalization: Normalization, side: int, low: float, hi
 
     Args:
         raw: on the patch grid, `[N, gh, gw]`.
-        normalization: "dataset": the whole set's smallest and largest value become 0 and 1 before the maps are enlarged
-            (DenseAV); "image": each enlarged map's own do (LeGrad).
+        normalization: "dataset": the whole set's smallest and largest value become 0 and 1 before the maps are
+            upsampled (DenseAV); "image": each upsampled map's own do (LeGrad).
         side: height and width to enlarge them to.
         low, high: the whole set's smallest and largest raw value.
 

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from avgrad.encoders.image import Preprocess
 from avgrad.engine.legrad import Pooling
-from avgrad.engine.vit import VisionTransformer
+from avgrad.engine.view import ViTView
 from eval.dataset import DataError, DataSet, Item, Problem, Sample
 from eval.methods import attribute_all
 from eval.store import Records, RunFolder
@@ -41,7 +41,7 @@ class SoundModel(Protocol):
     preprocess: Preprocess
 
     @property
-    def vision(self) -> VisionTransformer: ...
+    def vision(self) -> ViTView: ...
 
     def encode_clips(self, clips: Tensor) -> Tensor: ...
 
@@ -197,7 +197,7 @@ class _Batches(Dataset[_Batch]):
         return _Batch(number, items, samples, problems)
 
 
-def _compute(model: SoundModel, view: VisionTransformer, settings: Settings, batch: _Batch) -> dict[str, np.ndarray]:
+def _compute(model: SoundModel, view: ViTView, settings: Settings, batch: _Batch) -> dict[str, np.ndarray]:
     """Raw maps by each method, float32 `[B, P, gh, gw]`."""
     if not batch.samples:
         return {}

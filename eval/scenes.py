@@ -1,7 +1,7 @@
-"""How good is a model on made-up scenes? `python -m eval.scenes` measures the bundled one on scenes it has never seen.
+"""How good is a model on synthetic scenes? `python -m eval.scenes` measures the bundled one on unseen scenes.
 
-By the prompted-segmentation protocol (`eval.metrics`), with heatmaps normalised per image, for sounds, unheard voices
-and texts; beside it, whether scores tell present from absent things, and how hard the scenes are.
+By the prompted-segmentation protocol (`eval.metrics`), with heatmaps normalized per image, for sounds, unheard voices
+and texts; beside it, whether scores tell present from absent objects, and how hard the scenes are.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from avgrad.encoders.audio import SAMPLE_RATE, log_mel_clips
 from avgrad.localization import write_whole
 from avgrad.media import open_audio
 from avgrad.models.imagebind import ImageBind
-from avgrad.scenes import KINDS, draw_scene, mix_sound, scene_rng, spoken, texts
-from avgrad.scenes.held_out import roc_auc
+from avgrad.scenes import CLASSES, draw_scene, mix_sound, scene_rng, spoken, texts
 from eval.metrics import prompted_segmentation
+from training.held_out import roc_auc
 
 BATCH = 25
 ROWS: dict[str, dict[str, Any]] = {
@@ -51,25 +51,25 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 def central_blob(size: int) -> Tensor:
-    """A heatmap that knows nothing: a Gaussian in the middle of the picture, `[size, size]`, in (0, 1]."""
+    """A heatmap that knows nothing: a Gaussian in the middle of the image, `[size, size]`, in (0, 1]."""
     axis = torch.linspace(-1, 1, size)
     return torch.exp(-(axis[:, None] ** 2 + axis[None] ** 2) / (2 * 0.4**2))
 
 
-def encode_prompts(model: ImageBind, modality: str, kinds: list[int], seed: int) -> Tensor:
-    """One held-out prompt for each thing, unit-norm `[things, D]`."""
+def encode_prompts(model: ImageBind, modality: str, classes: list[int], seed: int) -> Tensor:
+    """One held-out prompt for each object, unit-norm `[objects, D]`."""
     prompts = []
-    for index, kind in enumerate(tqdm(kinds, desc=f"{modality} prompts", leave=False)):
+    for index, object_class in enumerate(tqdm(classes, desc=f"{modality} prompts", leave=False)):
         rng = scene_rng(f"evaluation {modality}", seed, index)
         if modality == "text":
-            choices = texts(kind, "heldout")
+            choices = texts(object_class, "heldout")
             prompts.append(model.encode_text([choices[int(rng.integers(len(choices)))]])[0])
             continue
         if modality == "sound":
-            others = [k for k in rng.permutation(len(KINDS)).tolist() if k != kind][: int(rng.integers(0, 3))]
-            waveform = mix_sound(kind, rng, float(rng.uniform(3, 6)), others, SAMPLE_RATE)
+            others = [k for k in rng.permutation(len(CLASSES)).tolist() if k != object_class][: int(rng.integers(0, 3))]
+            waveform = mix_sound(object_class, rng, float(rng.uniform(3, 6)), others, SAMPLE_RATE)
         else:
-            waveform = spoken(kind, rng, "heldout").waveform
+            waveform = spoken(object_class, rng, "heldout").waveform
         prompts.append(model.encode_clips(log_mel_clips(open_audio((waveform, SAMPLE_RATE)))))
     return torch.stack(prompts)
 
@@ -81,24 +81,24 @@ def evaluate(model: ImageBind, number: int, seed: int, size: int, rows: Sequence
 
     pixels = torch.stack([model.preprocess.whole(Image.fromarray(scene.image)) for scene in scenes])
     images = torch.cat([model.encode_image(part) for part in pixels.split(BATCH)])
-    kinds = [kind for scene in scenes for kind in scene.kinds]
-    owners = torch.tensor([index for index, scene in enumerate(scenes) for _ in scene.kinds])
-    places = torch.tensor([place for scene in scenes for place in range(len(scene.kinds))])
+    classes = [object_class for scene in scenes for object_class in scene.classes]
+    owners = torch.tensor([index for index, scene in enumerate(scenes) for _ in scene.classes])
+    places = torch.tensor([place for scene in scenes for place in range(len(scene.classes))])
     masks = torch.from_numpy(np.concatenate([scene.masks for scene in scenes]))
-    class_ids = torch.tensor([KINDS[kind].ade_class_id for kind in kinds])
-    present = torch.zeros(number, len(KINDS), dtype=torch.bool)
-    present[owners, torch.tensor(kinds)] = True
+    class_ids = torch.tensor([CLASSES[object_class].ade_class_id for object_class in classes])
+    present = torch.zeros(number, len(CLASSES), dtype=torch.bool)
+    present[owners, torch.tensor(classes)] = True
     figures: dict[str, Any] = {
         "scenes": number,
-        "things": len(kinds),
+        "objects": len(classes),
         "mean_area": float(masks.float().mean()),
-        "central_blob": _figures(central_blob(size).expand(len(kinds), -1, -1), masks, class_ids),
+        "central_blob": _figures(central_blob(size).expand(len(classes), -1, -1), masks, class_ids),
     }
     for modality in ("sound", "speech", "text"):
-        embeddings = encode_prompts(model, modality, kinds, seed)
+        embeddings = encode_prompts(model, modality, classes, seed)
         prompts = torch.zeros(number, 4, embeddings.shape[-1])
         prompts[owners, places] = embeddings
-        figures[modality] = {"roc_auc": roc_auc(images @ embeddings.T, present[:, kinds])}
+        figures[modality] = {"roc_auc": roc_auc(images @ embeddings.T, present[:, classes])}
         asked = rows if modality == "sound" else rows[:1]
         for row in tqdm(asked, desc=f"methods, {modality}", leave=False):
             heatmaps, start = [], time.perf_counter()
@@ -123,13 +123,13 @@ def main(
     checkpoint: Annotated[Path | None, typer.Option(help="File with its weights.")] = None,
     n: Annotated[int, typer.Option(help="Number of scenes.")] = 500,
     seed: Annotated[int, typer.Option(help="Of the scenes and prompts; training never draws from this series.")] = 1,
-    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 128,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     methods: Annotated[
         str, typer.Option(help=f"Rows of the table, with commas between them; of {', '.join(ROWS)}. Default: all.")
     ] = "",
 ) -> None:
-    """Prints how well a model finds things in made-up scenes."""
+    """Prints how well a model finds objects in synthetic scenes."""
     rows = tuple(dict.fromkeys(row.strip() for row in methods.split(","))) if methods else tuple(ROWS)
     for row in rows:
         if row not in ROWS:
@@ -138,7 +138,7 @@ def main(
     assert isinstance(loaded, ImageBind)
     figures = evaluate(loaded, n, seed, size, rows)
     area = f"{figures['mean_area']:.1%}"
-    print(f"\n{n} scenes, {figures['things']} things, covering {area} of the picture each on average\n")
+    print(f"\n{n} scenes, {figures['objects']} objects, covering {area} of the image each on average\n")
     print("| prompt | method | mIoU | mAP | ms per image | ROC-AUC of scores |\n|---|---|---|---|---|---|")
     for modality in ("sound", "speech", "text"):
         auc = f"{figures[modality]['roc_auc']:.4f}"

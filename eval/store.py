@@ -33,7 +33,7 @@ class Records:
 
     Attributes:
         rows: number of each item's row, `[N]`.
-        images: name of each item's picture.
+        images: name of each item's image.
         class_ids: `[N]`.
         class_names: one per item.
         masks: where the things are, packed eight pixels to a byte, `[N, side * side / 8]`.

@@ -202,13 +202,13 @@ class Visit:
         """Of the prompts that were answered."""
         return self.page.locator(".asked b").all_inner_texts()
 
-    def picture(self, image: Locator | None = None) -> np.ndarray:
+    def pixels(self, image: Locator | None = None) -> np.ndarray:
         """The pixels `[H, W, 3]` of an image that is shown; of the heatmap if none is named."""
         source = (image or self.heatmap).evaluate("image => image.src")
         response = self.page.request.get(source)
         assert response.ok
-        with Image.open(io.BytesIO(response.body())) as picture:
-            return np.asarray(picture.convert("RGB"))
+        with Image.open(io.BytesIO(response.body())) as opened:
+            return np.asarray(opened.convert("RGB"))
 
     # ------------------------------------------------------------------ what is done
 
@@ -254,10 +254,10 @@ class Visit:
         self.page.wait_for_timeout(milliseconds)
         recorder.get_by_role("button", name="Stop recording").click()
 
-    def upload_picture(self, name: str, content: bytes | Path, mime: str = "image/png") -> None:
-        """Uploads a picture."""
+    def upload_image(self, name: str, content: bytes | Path, mime: str = "image/png") -> None:
+        """Uploads an image."""
         self.segment("Upload").click()
-        self._upload("Upload a picture", name, content, mime)
+        self._upload("Upload an image", name, content, mime)
 
     def upload_sound(self, name: str, content: bytes | Path, mime: str = "audio/wav") -> None:
         """Uploads a sound."""

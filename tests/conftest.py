@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from eval.speed_load import save_random_checkpoint
+from benchmarks.loading import save_random_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def small_model(seed: int = 0, **config: Any) -> ImageBind:
 
 
 def write_item(root: Path, name: str, class_id: int, generator: np.random.Generator, seconds: float = 1.0) -> None:
-    """One picture with a rectangle of its class and one of another, its label map, and a tone."""
+    """One image with a rectangle of its class and one of another, its label map, and a tone."""
     for folder in ("frames", "annotations", "audio"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     height, width = 60, 80

@@ -1,4 +1,4 @@
-"""A vision transformer written out slowly: one picture, head by head, with a graph. What methods are held against."""
+"""A vision transformer written out slowly: one image, head by head, with a graph. What methods are held against."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from test_engine import PATCH, WIDTH, random_input, random_view
 from torch import Tensor
 
 from avgrad import attribute
-from avgrad.engine.vit import AttentionPooler, Norm, PoolerMlp, VisionTransformer, activate
+from avgrad.engine.view import AttentionPooler, Norm, PoolerMlp, ViTView, activate
 
 
-def pooled_by_mean(view: VisionTransformer, norm_before_pool: bool) -> VisionTransformer:
+def pooled_by_mean(view: ViTView, norm_before_pool: bool) -> ViTView:
     return replace(view, pool="mean", norm_before_pool=norm_before_pool)
 
 
-def pooled_by_attention(view: VisionTransformer, norm_before_pool: bool, num_skipped: int) -> VisionTransformer:
+def pooled_by_attention(view: ViTView, norm_before_pool: bool, num_skipped: int) -> ViTView:
     """With a pooler as SigLIP has it (the norm before, an MLP after), or as CoCa has it (norms of its own)."""
     generator = torch.Generator().manual_seed(5)
 
@@ -49,7 +49,7 @@ def pooled_by_attention(view: VisionTransformer, norm_before_pool: bool, num_ski
     return replace(view, pooler=pooler, norm_before_pool=norm_before_pool)
 
 
-VIEWS: dict[str, Callable[[], VisionTransformer]] = {
+VIEWS: dict[str, Callable[[], ViTView]] = {
     "class token": random_view,
     "registers": lambda: random_view(1, prefix=3, layer_scale=True, activation="quick_gelu", heads=4),
     "no biases": lambda: random_view(2, bias=False, affine=False, head=False, layers=2),
@@ -64,9 +64,9 @@ PLAIN = {name: make for name, make in VIEWS.items() if "attention" not in name}
 
 @dataclass
 class Slow:
-    """One picture's forward pass with a graph, written out head by head."""
+    """One image's forward pass with a graph, written out head by head."""
 
-    view: VisionTransformer
+    view: ViTView
     x: Tensor
     inputs: list[Tensor] = field(default_factory=list)  # [n, d] per layer
     attentions: list[list[Tensor]] = field(default_factory=list)  # [n, n] per layer and head
@@ -76,7 +76,7 @@ class Slow:
     pooler_attention: list[Tensor] = field(default_factory=list)  # [1, m] per head
 
     @classmethod
-    def run(cls, view: VisionTransformer, pixels: Tensor) -> Slow:
+    def run(cls, view: ViTView, pixels: Tensor) -> Slow:
         slow = cls(view, view.embed(pixels[None])[0].requires_grad_())
         for block in view.blocks:
             slow.block(block)
@@ -166,18 +166,18 @@ def grad(of: Tensor, to: Any) -> Any:
 
 
 def compare(
-    view: VisionTransformer,
+    view: ViTView,
     method: str,
     expected: Callable[[Slow, Tensor], Tensor],
     layers: Any = None,
     **options: Any,
 ) -> None:
-    """Holds a method's raw maps of two pictures and two prompts each against `expected`'s, `[L, patches]` each."""
+    """Holds a method's raw maps of two images and two prompts each against `expected`'s, `[L, patches]` each."""
     pixels, prompts = random_input(view, batch=2, height=3 * PATCH, width=4 * PATCH, prompts=2)
     actual = attribute(view, pixels, prompts, method, layers, per_layer=True, **options).flatten(-2)
     assert actual.dtype == torch.float64
-    for picture, own, maps in zip(pixels, prompts, actual, strict=True):
-        slow = Slow.run(view, picture)
+    for image, own, maps in zip(pixels, prompts, actual, strict=True):
+        slow = Slow.run(view, image)
         for prompt, one in zip(own, maps, strict=True):
             wanted = expected(slow, prompt).detach()
             torch.testing.assert_close(one, wanted, rtol=1e-7, atol=1e-10 * float(wanted.abs().max()))

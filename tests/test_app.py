@@ -20,17 +20,17 @@ import soundfile
 import torch
 from PIL import Image
 
-from avgrad.app.overlays import Display, fitted, layer_alone, mask_picture, overlay, together
-from avgrad.app.picture import MAX_SIDE, read_picture, sample_picture
+from avgrad.app.image import MAX_SIDE, read_image, sample_image
+from avgrad.app.model_pool import ModelPool
+from avgrad.app.overlays import Display, fitted, layer_alone, mask_image, overlay, together
 from avgrad.app.question import COLOURS, Question
 from avgrad.app.recipe import recipe
 from avgrad.app.server import SETTINGS, arguments
-from avgrad.app.sound_picture import BAR, MAX_SECONDS, MEL, WAVE, WIDTH, draw_sound
+from avgrad.app.session import Answer, Session
+from avgrad.app.spectrogram import BAR, MAX_SECONDS, MEL, WAVE, WIDTH, draw_sound
 from avgrad.app.verdict import probability, verdicts
-from avgrad.app.visitor import Answer, Visitor
-from avgrad.app.workshop import Workshop
+from avgrad.errors import MediaError
 from avgrad.localizer import Localizer
-from avgrad.media import MediaError
 from avgrad.models.registry import load
 from avgrad.scenes.samples import samples
 from tests.browser import ROOT, wav
@@ -40,19 +40,19 @@ FROG = Question("the frog", "text", b"the frog", source="'the frog'")
 
 
 @pytest.fixture(scope="module")
-def workshop() -> Workshop:
-    return Workshop()
+def model_pool() -> ModelPool:
+    return ModelPool()
 
 
 @pytest.fixture
-def visitor(workshop: Workshop) -> Visitor:
-    visitor = Visitor(workshop)
-    visitor.model("mini")
-    return visitor
+def session(model_pool: ModelPool) -> Session:
+    session = Session(model_pool)
+    session.model("mini")
+    return session
 
 
-def found(visitor: Visitor, *questions: Question) -> Answer:
-    answer, refused = visitor.look(sample_picture(0), questions)
+def found(session: Session, *questions: Question) -> Answer:
+    answer, refused = session.look(sample_image(0), questions)
     assert answer is not None
     assert not refused
     return answer
@@ -84,7 +84,7 @@ def test_import_and_help_stay_free_of_streamlit() -> None:
 # ------------------------------------------------------------------ sounds
 
 
-def test_sound_picture_marks_the_clips() -> None:
+def test_spectrogram_marks_the_clips() -> None:
     """A tone of 1 kHz for 5 s: clips at 0, 1 and 2 s, and what comes after the fourth second is dimmed."""
     drawn = draw_sound(wav(tone(5)), "tone.wav")
     assert drawn.duration == pytest.approx(5)
@@ -126,9 +126,9 @@ def test_bad_sounds_are_refused_by_name() -> None:
 # ------------------------------------------------------------------ looking
 
 
-def test_answers_are_the_localizers(visitor: Visitor) -> None:
-    sound = samples()[0].things[1].sound
-    answer = found(visitor, Question("drum", "audio", sound.read_bytes()), FROG)
+def test_answers_are_the_localizers(session: Session) -> None:
+    sound = samples()[0].objects[1].sound
+    answer = found(session, Question("drum", "audio", sound.read_bytes()), FROG)
     localizer = Localizer("mini")
     localizer.set_image(samples()[0].image)
     result = localizer.localize(audio=sound, text="the frog")
@@ -136,33 +136,33 @@ def test_answers_are_the_localizers(visitor: Visitor) -> None:
     torch.testing.assert_close(answer.result.scores, result.scores, atol=1e-5, rtol=0)
 
 
-def test_a_new_prompt_repeats_nothing(visitor: Visitor) -> None:
-    """The picture's forward pass runs once, each prompt is encoded once, and an unchanged question is not asked."""
-    picture, calls = sample_picture(0), []
-    localizer = visitor._localizer
+def test_a_new_prompt_repeats_nothing(session: Session) -> None:
+    """The image's forward pass runs once, each prompt is encoded once, and an unchanged question is not asked."""
+    image, calls = sample_image(0), []
+    localizer = session._localizer
     assert localizer is not None
     set_image, encode = localizer.set_image, localizer.encode
     localizer.set_image = lambda *given: (calls.append("image"), set_image(*given))[1]  # type: ignore[method-assign]
     localizer.encode = lambda *given, **more: (calls.append(str(more) + str(given)), encode(*given, **more))[1]  # type: ignore[method-assign]
-    first, _ = visitor.look(picture, [DRUM])
-    again, _ = visitor.look(picture, [DRUM])
-    visitor.look(picture, [DRUM, FROG])
+    first, _ = session.look(image, [DRUM])
+    again, _ = session.look(image, [DRUM])
+    session.look(image, [DRUM, FROG])
     assert again is first
     assert calls.count("image") == 1
     assert sum("drum" in call for call in calls) == 1
 
 
-def test_what_cannot_be_answered_is_said(visitor: Visitor) -> None:
-    answer, refused = visitor.look(sample_picture(0), [Question("broken.wav", "audio", b"RIFF"), DRUM])
+def test_what_cannot_be_answered_is_said(session: Session) -> None:
+    answer, refused = session.look(sample_image(0), [Question("broken.wav", "audio", b"RIFF"), DRUM])
     assert answer is not None
     assert answer.questions == (DRUM,)
     assert len(refused) == 1
     assert refused[0].startswith("broken.wav is")
-    assert visitor.look(sample_picture(0), []) == (None, [])
+    assert session.look(sample_image(0), []) == (None, [])
 
 
-def test_a_layer_alone_is_the_localizers(visitor: Visitor) -> None:
-    answer = found(visitor, DRUM)
+def test_a_layer_alone_is_the_localizers(session: Session) -> None:
+    answer = found(session, DRUM)
     alone = layer_alone(answer.result, 2, answer.localizer.model.vision)
     localizer = Localizer("mini", layers=[2])
     localizer.set_image(samples()[0].image)
@@ -172,19 +172,19 @@ def test_a_layer_alone_is_the_localizers(visitor: Visitor) -> None:
     torch.testing.assert_close(alone.layer_maps, expected.layer_maps, atol=1e-6, rtol=1e-4)
 
 
-def test_rivals_are_the_methods(visitor: Visitor) -> None:
-    answer = found(visitor, DRUM, FROG)
-    rival = visitor.rival(answer, 1, "cosine")
-    assert rival.method == "cosine"
-    assert [prompt.label for prompt in rival.prompts] == ["the frog"]
-    assert visitor.rival(answer, 1, "cosine") is rival
+def test_baselines_are_the_methods(session: Session) -> None:
+    answer = found(session, DRUM, FROG)
+    baseline = session.baseline(answer, 1, "cosine")
+    assert baseline.method == "cosine"
+    assert [prompt.label for prompt in baseline.prompts] == ["the frog"]
+    assert session.baseline(answer, 1, "cosine") is baseline
 
 
 # ------------------------------------------------------------------ showing
 
 
-def test_overlays(visitor: Visitor) -> None:
-    answer = found(visitor, DRUM, FROG)
+def test_overlays(session: Session) -> None:
+    answer = found(session, DRUM, FROG)
     result, plain = answer.result, Display(outlined=False)
     np.testing.assert_array_equal(np.asarray(overlay(result, 1, plain)), np.asarray(result.overlay(1)))
     outlined = np.asarray(overlay(result, 1, Display()))
@@ -192,7 +192,7 @@ def test_overlays(visitor: Visitor) -> None:
     heat = result.heatmaps[1].numpy()
     assert edge.any()
     assert heat[edge].min() < 0.5 < heat[edge].max()
-    assert np.asarray(mask_picture(result, 0, 0.7)).sum() == 255 * int(result.mask(0.7)[0].sum())
+    assert np.asarray(mask_image(result, 0, 0.7)).sum() == 255 * int(result.mask(0.7)[0].sum())
     small = fitted(result, 100)
     assert small.image.size == (100, 100)
     assert small.heatmaps.shape == (2, 100, 100)
@@ -200,9 +200,9 @@ def test_overlays(visitor: Visitor) -> None:
     assert small.heatmaps.amax() <= 1
 
 
-def test_together_every_prompt_has_its_colour(visitor: Visitor) -> None:
+def test_together_every_prompt_has_its_colour(session: Session) -> None:
     """At full opacity the hottest pixel of a prompt has its colour, where the others are cold."""
-    result = found(visitor, DRUM, FROG).result
+    result = found(session, DRUM, FROG).result
     heat = torch.zeros_like(result.heatmaps)
     heat[0, :100, :100], heat[1, 200:, 200:] = 1, 1
     result = type(result)(**{**result.__dict__, "heatmaps": heat})
@@ -214,35 +214,35 @@ def test_together_every_prompt_has_its_colour(visitor: Visitor) -> None:
     assert not (faint[190:, 190:] == COLOURS[1]).all(-1).any()
 
 
-def test_verdicts_rise_with_the_score(visitor: Visitor) -> None:
+def test_verdicts_rise_with_the_score(session: Session) -> None:
     chances = [probability("mini", score) for score in (-0.5, 0.0, 0.2, 0.4, 0.9)]
     assert all(chance is not None for chance in chances)
     assert chances == sorted(chances)  # type: ignore[type-var]
     assert 0 <= chances[0] < 0.5 < chances[-1] <= 1  # type: ignore[operator]
     assert probability("imagebind_huge", 0.9) is None
-    result = found(visitor, DRUM, FROG).result
+    result = found(session, DRUM, FROG).result
     for verdict, score in zip(verdicts(result), result.scores.tolist(), strict=True):
         assert verdict.probability == probability("mini", score)
         assert verdict.absent == (verdict.probability < 0.5)
     other = type(result)(**{**result.__dict__, "model": "imagebind_huge", "scores": torch.tensor([0.1, 0.3])})
     assert [verdict.words.split(" (")[0] for verdict in verdicts(other)] == [
-        "fits the picture less well than the best of the texts",
-        "fits the picture best of the 2 texts",
+        "fits the image less well than the best of the texts",
+        "fits the image best of the 2 texts",
     ]
     assert not any(verdict.absent for verdict in verdicts(other))
 
 
-def test_the_python_lines_give_the_same(visitor: Visitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a large picture and files of one's own, and one layer alone."""
+def test_the_python_lines_give_the_same(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a large image and files of one's own, and one layer alone."""
     rng = np.random.default_rng(0)
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(rng.integers(0, 256, (700, 1400, 3), dtype=np.uint8)).save("my 'picture'.png")
+    Image.fromarray(rng.integers(0, 256, (700, 1400, 3), dtype=np.uint8)).save("my 'image'.png")
     soundfile.write("noise.wav", rng.uniform(-0.5, 0.5, 40_000), 16_000)
-    picture = read_picture(Path("my 'picture'.png").read_bytes(), "my 'picture'.png")
-    assert picture.shrunk
-    assert picture.image.size == (MAX_SIDE, MAX_SIDE // 2)
+    image = read_image(Path("my 'image'.png").read_bytes(), "my 'image'.png")
+    assert image.shrunk
+    assert image.image.size == (MAX_SIDE, MAX_SIDE // 2)
     noise = Question("noise.wav", "audio", Path("noise.wav").read_bytes(), "audio/wav", "'noise.wav'")
-    answer, _ = visitor.look(picture, [noise, DRUM])
+    answer, _ = session.look(image, [noise, DRUM])
     assert answer is not None
     shown = layer_alone(answer.result, 3, answer.localizer.model.vision)
     names: dict[str, object] = {}
@@ -254,10 +254,10 @@ def test_the_python_lines_give_the_same(visitor: Visitor, tmp_path: Path, monkey
     assert np.abs(made.astype(int) - expected).max() <= 2
 
 
-# ------------------------------------------------------------------ the workshop
+# ------------------------------------------------------------------ the model pool
 
 
-def test_one_computation_at_a_time(workshop: Workshop) -> None:
+def test_one_computation_at_a_time(model_pool: ModelPool) -> None:
     running, most, lock = 0, 0, threading.Lock()
 
     def compute() -> None:
@@ -269,7 +269,7 @@ def test_one_computation_at_a_time(workshop: Workshop) -> None:
         with lock:
             running -= 1
 
-    threads = [threading.Thread(target=workshop.work, args=(compute,)) for _ in range(6)]
+    threads = [threading.Thread(target=model_pool.work, args=(compute,)) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -285,9 +285,9 @@ def test_a_model_is_shared_and_then_freed(monkeypatch: pytest.MonkeyPatch) -> No
         loads.append(name)
         return load("mini")
 
-    monkeypatch.setattr("avgrad.app.workshop.load", loading)
-    workshop = Workshop()
-    first, second = Visitor(workshop), Visitor(workshop)
+    monkeypatch.setattr("avgrad.app.model_pool.load", loading)
+    model_pool = ModelPool()
+    first, second = Session(model_pool), Session(model_pool)
     assert first.model("large") is second.model("large")
     assert loads == ["large"]
     old = weakref.ref(first.model("large"))
@@ -297,7 +297,7 @@ def test_a_model_is_shared_and_then_freed(monkeypatch: pytest.MonkeyPatch) -> No
     gc.collect()
     assert old() is None
     bundled = first.model("mini")
-    assert Visitor(workshop).model("mini") is bundled
+    assert Session(model_pool).model("mini") is bundled
     assert loads == ["large", "mini", "other"]
 
 
@@ -309,12 +309,12 @@ def test_nobody_waits_while_another_ones_model_is_fetched(monkeypatch: pytest.Mo
             assert fetched.wait(60)
         return load("mini")
 
-    monkeypatch.setattr("avgrad.app.workshop.load", loading)
-    workshop = Workshop()
-    Visitor(workshop).model("mini")
-    patient = threading.Thread(target=Visitor(workshop).model, args=("far away",))
+    monkeypatch.setattr("avgrad.app.model_pool.load", loading)
+    model_pool = ModelPool()
+    Session(model_pool).model("mini")
+    patient = threading.Thread(target=Session(model_pool).model, args=("far away",))
     patient.start()
-    other = Visitor(workshop)
+    other = Session(model_pool)
     other.model("mini")
     found(other, DRUM)
     assert patient.is_alive()

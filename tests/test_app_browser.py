@@ -18,13 +18,13 @@ from matplotlib import colormaps
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
-from avgrad.app.picture_input import FIRST
+from avgrad.app.image_input import FIRST
 from avgrad.app.question import MAX_QUESTIONS
 from avgrad.models.registry import load
-from avgrad.scenes.samples import SIZE, SampleThing, samples
+from avgrad.scenes.samples import SIZE, SampleObject, samples
 from tests.browser import ROOT, Server, Visit, chromium, serving, wav
 
-# where the README's pictures of the page go, if this environment variable names a folder
+# where the README's images of the page go, if this environment variable names a folder
 SCREENSHOTS = os.environ.get("AVGRAD_SCREENSHOTS")
 
 DEPTH = len(load("mini").vision.blocks)
@@ -33,7 +33,7 @@ HOSTILE = "<img src=x onerror=document.title='hers'> **bold** [link](javascript:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    sound, rate = soundfile.read(samples()[FIRST].things[1].sound)
+    sound, rate = soundfile.read(samples()[FIRST].objects[1].sound)
     microphone = tmp_path_factory.mktemp("microphone") / "bell.wav"
     soundfile.write(microphone, sound, rate)
     with chromium(microphone) as browser:
@@ -65,55 +65,57 @@ def report(what: str, server: Server, visit: Visit, act: Callable[[], object]) -
     print(f"{what}: {seconds:.2f} s of server time ({server.cpu - before:.2f} s of processor time)")
 
 
-def hottest(overlay: np.ndarray, thing: SampleThing) -> bool:
-    """Whether the pixel nearest to the hot end of the colour map is on the thing."""
+def hottest(overlay: np.ndarray, obj: SampleObject) -> bool:
+    """Whether the pixel nearest to the hot end of the colour map is on the object."""
     hot = np.array(colormaps["turbo"](1.0)[:3]) * 255
     row, column = np.unravel_index(np.abs(overlay - hot).sum(-1).argmin(), overlay.shape[:2])
-    mask = thing.mask()
+    mask = obj.mask()
     return bool(mask[row * mask.shape[0] // overlay.shape[0], column * mask.shape[1] // overlay.shape[1]])
 
 
 def test_first_screen_shows_an_answer(visit: Visit, server: Server) -> None:
-    thing = samples()[FIRST].things[0]
-    assert visit.labels == [f"the sound of the {thing.kind}"]
-    expect(visit.page.get_by_text("in the picture", exact=False).first).to_be_visible()
-    expect(visit.heatmap).to_have_attribute("alt", re.compile(f"Heatmap of the sound of the {thing.kind}, hottest at"))
+    obj = samples()[FIRST].objects[0]
+    assert visit.labels == [f"the sound of the {obj.object_class}"]
+    expect(visit.page.get_by_text("in the image", exact=False).first).to_be_visible()
+    expect(visit.heatmap).to_have_attribute(
+        "alt", re.compile(f"Heatmap of the sound of the {obj.object_class}, hottest at")
+    )
     player = visit.page.get_by_test_id("stAudio")
     assert (
         player.evaluate("audio => new Promise(done => { audio.oncanplay = () => done(audio.duration); audio.load() })")
         > 3
     )
     sound = visit.page.get_by_alt_text("log-mel spectrogram of the sound of the train; the model hears 0.0 to 2.0 s")
-    assert visit.picture(sound).shape == (222, 640, 3)
+    assert visit.pixels(sound).shape == (222, 640, 3)
     # a slider by the keyboard; at full opacity the hottest place has the colour map's own last colour
     slider = visit.page.get_by_role("slider", name="Opacity")
     report("slider", server, visit, lambda: slider.press("End"))
     visit.and_see(lambda: visit.page.get_by_text("Outline of the mask").click())
-    assert hottest(visit.picture(), thing)
+    assert hottest(visit.pixels(), obj)
 
 
 def test_nothing_and_too_much(visit: Visit) -> None:
-    kind = samples()[FIRST].things[0].kind
-    visit.button(kind).click()
+    object_class = samples()[FIRST].objects[0].object_class
+    visit.button(object_class).click()
     expect(visit.page.get_by_text("Nothing is looked for yet")).to_be_visible()
-    visit.write("\n".join(f"thing {number}" for number in range(MAX_QUESTIONS + 1)))
-    expect(visit.page.get_by_text(f"looks for {MAX_QUESTIONS} things at once")).to_be_visible()
+    visit.write("\n".join(f"object {number}" for number in range(MAX_QUESTIONS + 1)))
+    expect(visit.page.get_by_text(f"looks for {MAX_QUESTIONS} objects at once")).to_be_visible()
     expect(visit.page.get_by_alt_text("Heatmap of")).to_have_count(MAX_QUESTIONS)
 
 
 def test_prompts_together_and_apart(visit: Visit, server: Server) -> None:
     visit.and_see(visit.button("Emergency call").click)
     assert visit.labels == ["the sound of the car"]
-    report("new sound on the same picture", server, visit, visit.button("siren").click)
-    report("new texts on the same picture", server, visit, lambda: visit.write("a telephone\n\n  the  frog "))
+    report("new sound on the same image", server, visit, visit.button("siren").click)
+    report("new texts on the same image", server, visit, lambda: visit.write("a telephone\n\n  the  frog "))
     assert visit.labels == ["the sound of the car", "the sound of the siren", "a telephone", "the frog"]
     expect(visit.page.get_by_role("list", name="Colours of the prompts").get_by_role("listitem")).to_have_count(4)
     expect(visit.page.get_by_alt_text("Heatmap of")).to_have_count(4)
     expect(visit.page.get_by_alt_text("All heatmaps together, in colours")).to_have_count(1)
-    expect(visit.page.get_by_text("probably not in the picture").first).to_be_visible()
-    one_colour = visit.picture()
+    expect(visit.page.get_by_text("probably not in the image").first).to_be_visible()
+    one_colour = visit.pixels()
     visit.and_see(lambda: visit.page.get_by_role("slider", name="Layer").press("ArrowRight"))
-    assert not np.array_equal(visit.picture(), one_colour)
+    assert not np.array_equal(visit.pixels(), one_colour)
     visit.segment("Layers").click()
     expect(visit.page.get_by_alt_text("alone")).to_have_count(DEPTH)
     visit.segment("Methods").click()
@@ -176,10 +178,10 @@ def test_uploads_good_and_bad(visit: Visit, tmp_path: Path) -> None:
     ]:
         visit.upload_sound(name, content)
         refused(words)
-    visit.upload_picture("green.png", stream.getvalue())
+    visit.upload_image("green.png", stream.getvalue())
     expect(visit.page.get_by_text("knows only drawings like the samples")).to_be_visible()
     visit.rest()
-    assert visit.picture().shape == (128, 640, 3)
+    assert visit.pixels().shape == (128, 640, 3)
     assert visit.labels == ["the sound of the train", "noise.wav"]
     for name, content, words in [
         ("cut.png", stream.getvalue()[:90], "cut.png is"),
@@ -188,15 +190,15 @@ def test_uploads_good_and_bad(visit: Visit, tmp_path: Path) -> None:
         ("notes.txt", b"hello", "not allowed"),
         ("large.png", large, "must be 25"),
     ]:
-        visit.upload_picture(name, content, "text/plain" if name.endswith("txt") else "image/png")
+        visit.upload_image(name, content, "text/plain" if name.endswith("txt") else "image/png")
         expect(visit.page.get_by_text(words).first).to_be_visible()
-    # the session goes on, with the last good picture
+    # the session goes on, with the last good image
     visit.and_see(lambda: visit.write("a dog"))
-    assert visit.picture().shape == (128, 640, 3)
+    assert visit.pixels().shape == (128, 640, 3)
 
 
 def test_microphone(visit: Visit) -> None:
-    """The microphone hears the second thing of the first scene."""
+    """The microphone hears the second object of the first scene."""
     visit.record("Record", "Record a sound", 2500)
     visit.page.get_by_alt_text("Heatmap of my recording").wait_for()
     visit.rest()
@@ -215,7 +217,7 @@ def test_text_is_never_html(visit: Visit) -> None:
     name = HOSTILE.replace("/", "")
     visit.upload_sound(f"{name}.wav", wav(np.random.default_rng(1).uniform(-0.5, 0.5, 16_000)))
     visit.page.get_by_alt_text("Waveform and log-mel spectrogram of <img").wait_for()
-    visit.upload_picture(f"{name}.png", b"no picture")
+    visit.upload_image(f"{name}.png", b"no image")
     expect(visit.page.get_by_role("alert").filter(has_text=f"{name}.png is in no known format")).to_be_visible()
     visit.segment("Save").click()
     expect(visit.page.get_by_text("localizer.localize(")).to_be_visible()
@@ -226,23 +228,23 @@ def test_text_is_never_html(visit: Visit) -> None:
     assert visit.page.title() == title
 
 
-def test_visitors_see_their_own_pictures(browser: Browser, server: Server) -> None:
+def test_sessions_see_their_own_images(browser: Browser, server: Server) -> None:
     colours = ((200, 30, 30), (30, 30, 200))
     visits = [Visit(browser, server.url) for _ in colours]
     for visit, colour in zip(visits, colours, strict=True):
         stream = io.BytesIO()
         Image.new("RGB", (320, 240), colour).save(stream, "PNG")
-        visit.upload_picture("mine.png", stream.getvalue())
+        visit.upload_image("mine.png", stream.getvalue())
     for visit, colour in zip(visits, colours, strict=True):
         expect(visit.page.get_by_text("knows only drawings like the samples")).to_be_visible()
         visit.rest()
         visit.and_see(lambda visit=visit: visit.page.get_by_text("Outline of the mask").click())
         visit.and_see(lambda visit=visit: visit.page.get_by_role("slider", name="Opacity").press("Home"))
-        np.testing.assert_allclose(visit.picture().reshape(-1, 3).mean(0), colour, atol=3)
+        np.testing.assert_allclose(visit.pixels().reshape(-1, 3).mean(0), colour, atol=3)
         visit.leave()
 
 
-# What a screen reader says of each control, and of each picture, must not be nothing.
+# What a screen reader says of each control, and of each image, must not be nothing.
 NAMELESS = """() => [...document.querySelectorAll('button, input, textarea, [role=slider], [role=tab], img')]
     .filter(element => element.offsetParent !== null)
     .filter(element => !(element.ariaLabel || element.alt || element.innerText || element.title

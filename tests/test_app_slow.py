@@ -20,7 +20,7 @@ from tests.browser import Server, Visit, chromium, serving, wav
 
 pytestmark = pytest.mark.slow
 
-VISITORS = 8
+SESSIONS = 8
 MINUTE = 60.0
 
 
@@ -39,17 +39,17 @@ def server(browser: Browser, tmp_path: Path) -> Iterator[Server]:
 
 
 def act(visit: Visit, turn: int) -> None:
-    """One of the things that visitors do, without waiting for what comes of it."""
+    """One of the objects that visitors do, without waiting for what comes of it."""
     scene = samples()[turn % len(samples())]
     if turn % 20 == 4:
         visit.upload_sound(f"{turn}.wav", wav(np.random.default_rng(turn).uniform(-0.5, 0.5, 32_000)))
     elif turn % 5 == 0:
         visit.button(scene.title).click()
     elif turn % 5 == 1:
-        visit.write(f"{scene.things[-1].text}\na thing number {turn}")
+        visit.write(f"{scene.objects[-1].text}\na object number {turn}")
     elif turn % 5 == 2:
         visit.tab("Samples")
-        visit.button(scene.things[1].kind).click()
+        visit.button(scene.objects[1].object_class).click()
     else:
         slider = visit.page.get_by_role("slider", name="Opacity" if turn % 5 == 3 else "Layer")
         slider.press("ArrowLeft" if turn % 2 else "ArrowRight")
@@ -59,7 +59,7 @@ def crowd(browser: Browser, server: Server, seconds: float) -> list[tuple[float,
     """Visitors who all do something all the time; the server's memory over time, in seconds and bytes."""
     memory = []
     with ExitStack() as stack:
-        visits = [stack.enter_context(Visit(browser, server.url)) for _ in range(VISITORS)]
+        visits = [stack.enter_context(Visit(browser, server.url)) for _ in range(SESSIONS)]
         start, turn = time.monotonic(), 0
         while (now := time.monotonic() - start) < seconds:
             for number, visit in enumerate(visits):
@@ -68,14 +68,14 @@ def crowd(browser: Browser, server: Server, seconds: float) -> list[tuple[float,
                 visit.rest()
             memory.append((now, server.memory))
             turn += 1
-        print(f"{VISITORS} visitors did {turn * VISITORS} things in {seconds:.0f} s")
+        print(f"{SESSIONS} visitors did {turn * SESSIONS} objects in {seconds:.0f} s")
         for visit in visits:
             expect(visit.heatmap).to_be_visible()
             expect(visit.page.get_by_test_id("stException")).to_have_count(0)
     return memory
 
 
-def test_eight_visitors_for_two_minutes(browser: Browser, server: Server) -> None:
+def test_eight_sessions_for_two_minutes(browser: Browser, server: Server) -> None:
     memory = crowd(browser, server, 2 * MINUTE)
     first = median(size for when, size in memory if MINUTE - 20 < when <= MINUTE)
     last = median(size for when, size in memory if when > 2 * MINUTE - 20)

@@ -17,10 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from avgrad.models.checkpoints import CheckpointError, cache_folder, checkpoint_path, read_checkpoint
+from avgrad.errors import CheckpointError
+from avgrad.models.checkpoints import cache_folder, checkpoint_path, read_checkpoint
 from avgrad.models.imagebind import ImageBind
-from eval.speed import main
-from eval.speed_load import byte_ranges, read, save_random_checkpoint
+from benchmarks.loading import byte_ranges, read, save_random_checkpoint
+from benchmarks.speed import main
 
 SHAPES = {"a": (3, 5), "b.weight": (7,), "scale": ()}
 

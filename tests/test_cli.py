@@ -32,7 +32,7 @@ def run(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.Com
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    Image.fromarray(draw_scene(scene_rng("test cli", 0, 0), 160, kinds=[0, 13]).image).save(tmp_path / "scene.jpg")
+    Image.fromarray(draw_scene(scene_rng("test cli", 0, 0), 160, classes=[0, 13]).image).save(tmp_path / "scene.jpg")
     soundfile.write(tmp_path / "dog.wav", mix_sound(13, scene_rng("test cli", 0, 1), 2.5), 16_000)
     return tmp_path
 

@@ -19,13 +19,13 @@ import soundfile
 from PIL import Image
 
 from avgrad.demo import Demo, run
+from avgrad.demo.images import log_mel_image, outline
 from avgrad.demo.page import page
-from avgrad.demo.pictures import log_mel_picture, outline
-from avgrad.scenes import KINDS
+from avgrad.scenes import CLASSES
 from avgrad.scenes.samples import SAMPLES, SIZE, build, draw_sample, samples
 
 ROOT = Path(__file__).parents[1]
-THINGS = sum(len(sample.things) for sample in samples())
+OBJECTS = sum(len(sample.objects) for sample in samples())
 LOADING = {"src", "srcset", "poster", "data", "background", "action", "xlink:href"}
 
 
@@ -82,12 +82,12 @@ def test_files(demo: Run) -> None:
     names = {"index.html", "gallery.png", *(f"scene_{number}.png" for number in range(1, 9))}
     assert {path.name for path in demo.folder.iterdir()} == names
     for name in names - {"index.html"}:
-        with Image.open(demo.folder / name) as picture:
-            picture.load()
-            assert picture.format == "PNG"
-            assert picture.width >= 1300
-    with Image.open(demo.folder / "gallery.png") as picture:
-        assert picture.width == 1600
+        with Image.open(demo.folder / name) as image:
+            image.load()
+            assert image.format == "PNG"
+            assert image.width >= 1300
+    with Image.open(demo.folder / "gallery.png") as image:
+        assert image.width == 1600
     assert (demo.folder / "gallery.png").stat().st_size < 2**20
 
 
@@ -111,33 +111,33 @@ def test_page_is_self_contained(demo: Run) -> None:
 def test_page_shows_every_prompt(demo: Run) -> None:
     scenes = len(samples())
     answers = demo.page.all("figure", "answer")
-    assert len(answers) == 3 * THINGS + scenes
-    # the things that are absent are asked for by the three modalities in turn
+    assert len(answers) == 3 * OBJECTS + scenes
+    # the objects that are absent are asked for by the three modalities in turn
     assert [len(demo.page.all("figure", style)) for style in ("heard", "said", "written")] == [
-        THINGS + 3, THINGS + 3, THINGS + 2
+        OBJECTS + 3, OBJECTS + 3, OBJECTS + 2
     ]  # fmt: skip
     assert len(demo.page.all("div", "absent")) == scenes
     players = demo.page.all("audio")
-    assert len(players) == 2 * THINGS + 6
+    assert len(players) == 2 * OBJECTS + 6
     for player in players:
         sound, rate = soundfile.read(io.BytesIO(_decoded(player["src"])))
         assert rate == 16_000
         assert 0.5 < len(sound) / rate <= 4
-    for picture in demo.page.all("img"):
-        assert len(picture["alt"]) > 10
-        with Image.open(io.BytesIO(_decoded(picture["src"]))) as image:
-            assert image.size == (int(picture["width"]), int(picture["height"]))
+    for tag in demo.page.all("img"):
+        assert len(tag["alt"]) > 10
+        with Image.open(io.BytesIO(_decoded(tag["src"]))) as image:
+            assert image.size == (int(tag["width"]), int(tag["height"]))
 
 
 def _decoded(uri: str) -> bytes:
     return base64.b64decode(uri.partition(";base64,")[2], validate=True)
 
 
-def test_things_are_found(demo: Run) -> None:
-    """The hottest pixel is on the thing for more than 8 of 10 prompts."""
+def test_objects_are_found(demo: Run) -> None:
+    """The hottest pixel is on the object for more than 8 of 10 prompts."""
     good, bad = (len(demo.page.all("span", style)) for style in ("good", "bad"))
-    print(f"on the thing: {good} of {good + bad}")
-    assert good + bad == 3 * THINGS
+    print(f"on the object: {good} of {good + bad}")
+    assert good + bad == 3 * OBJECTS
     assert good > 0.8 * (good + bad)
 
 
@@ -148,20 +148,20 @@ def test_figures_are_those_of_the_masks(ran: Demo) -> None:
             assert look.result.prompts[answer.index].modality == answer.modality
             assert answer.score == float(look.result.scores[answer.index])
         for answer in look.answers:
-            truth = answer.thing.mask()
+            truth = answer.obj.mask()
             expected = np.sum(maps[answer.index] & truth) / np.sum(maps[answer.index] | truth)
             assert answer.iou == pytest.approx(expected, abs=1e-12)
-        assert look.absent.thing.kind not in {thing.kind for thing in look.sample.things}
+        assert look.absent.obj.object_class not in {obj.object_class for obj in look.sample.objects}
         assert look.absent.iou is None
 
 
 def test_page_escapes(ran: Demo) -> None:
     look = ran.looks[0]
     hostile = "<script>alert('&')</script>\" onload=\"x"
-    things = tuple(thing._replace(kind=hostile, phrase=hostile, text=hostile) for thing in look.sample.things)
-    answers = tuple(replace(answer, thing=things[look.sample.things.index(answer.thing)]) for answer in look.answers)
-    sample = look.sample._replace(title=hostile, things=things)
-    absent = replace(look.absent, thing=look.absent.thing._replace(kind=hostile))
+    objects = tuple(obj._replace(object_class=hostile, phrase=hostile, text=hostile) for obj in look.sample.objects)
+    answers = tuple(replace(answer, obj=objects[look.sample.objects.index(answer.obj)]) for answer in look.answers)
+    sample = look.sample._replace(title=hostile, objects=objects)
+    absent = replace(look.absent, obj=look.absent.obj._replace(object_class=hostile))
     hostile_look = replace(look, sample=sample, answers=answers, absent=absent)
     altered = Parsed(page([hostile_look, *ran.looks[1:]], 1.0))
     assert not altered.all("script")
@@ -195,45 +195,49 @@ def test_outline() -> None:
 
 
 @pytest.mark.parametrize("frequency", [300.0, 1_000.0, 4_000.0])
-def test_log_mel_picture(tmp_path: Path, frequency: float) -> None:
+def test_log_mel_image(tmp_path: Path, frequency: float) -> None:
     """A tone is a bright line at its height: bin centres are evenly spaced on Slaney's mel scale."""
     soundfile.write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * frequency * np.arange(32_000) / 16_000), 16_000)
-    picture = np.asarray(log_mel_picture(tmp_path / "tone.wav", (100, 64)).convert("L"), dtype=float)
-    brightest = 63 - picture[:, 50].argmax()
+    image = np.asarray(log_mel_image(tmp_path / "tone.wav", (100, 64)).convert("L"), dtype=float)
+    brightest = 63 - image[:, 50].argmax()
     mel = frequency * 3 / 200 if frequency < 1_000 else 15 + 27 * np.log(frequency / 1_000) / np.log(6.4)
     top = 15 + 27 * np.log(8) / np.log(6.4)
     assert brightest == pytest.approx(mel / top * 65 - 1, abs=1)
 
 
-def test_samples_are_small_and_show_every_kind() -> None:
+def test_samples_are_small_and_show_every_class() -> None:
     sizes = [path.stat().st_size for path in SAMPLES.iterdir()]
     assert sum(sizes) < 2**20
     assert len(samples()) == 8
-    assert {thing.kind for sample in samples() for thing in sample.things} == {kind.name for kind in KINDS}
-    assert all(2 <= len(sample.things) <= 4 for sample in samples())
+    assert {obj.object_class for sample in samples() for obj in sample.objects} == {
+        object_class.name for object_class in CLASSES
+    }
+    assert all(2 <= len(sample.objects) <= 4 for sample in samples())
 
 
 def test_samples_are_what_the_generator_draws() -> None:
     for index, sample in enumerate(samples()):
         scene = draw_sample(index)
-        assert [thing.kind for thing in sample.things] == [KINDS[kind].name for kind in scene.kinds]
-        for thing, mask in zip(sample.things, scene.masks, strict=True):
-            np.testing.assert_array_equal(thing.mask(), mask)
-        with Image.open(sample.image) as picture:
-            assert picture.size == (SIZE, SIZE)
+        assert [obj.object_class for obj in sample.objects] == [
+            CLASSES[object_class].name for object_class in scene.classes
+        ]
+        for obj, mask in zip(sample.objects, scene.masks, strict=True):
+            np.testing.assert_array_equal(obj.mask(), mask)
+        with Image.open(sample.image) as image:
+            assert image.size == (SIZE, SIZE)
             # JPEG smooths the grain of single pixels; blocks of 8 keep their colour
-            difference = np.asarray(picture, dtype=float) - scene.image
+            difference = np.asarray(image, dtype=float) - scene.image
             assert np.abs(difference.reshape(SIZE // 8, 8, SIZE // 8, 8, 3).mean((1, 3))).mean() < 2
 
 
 def test_samples_sound() -> None:
     for sample in samples():
-        for thing in sample.things:
-            sound, speech = soundfile.info(thing.sound), soundfile.info(thing.speech)
+        for obj in sample.objects:
+            sound, speech = soundfile.info(obj.sound), soundfile.info(obj.speech)
             assert (sound.samplerate, sound.channels, sound.subtype) == (16_000, 1, "OPUS")
             assert (speech.samplerate, speech.channels, speech.subtype) == (16_000, 1, "OPUS")
             assert 3 <= sound.duration <= 4
-            assert thing.kind in thing.phrase
+            assert obj.object_class in obj.phrase
 
 
 def test_samples_can_be_made_again(tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from avgrad.models.checkpoints import CheckpointError
+from avgrad.errors import CheckpointError
 from avgrad.models.download import LICENSE_NOTICE, download_imagebind
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.towers import ImageBindConfig
-from eval.speed_load import save_random_checkpoint
+from benchmarks.loading import save_random_checkpoint
 
 CONFIG = ImageBindConfig(
     vision_embed_dim=32, vision_num_blocks=2, vision_num_heads=4,

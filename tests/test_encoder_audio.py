@@ -13,7 +13,8 @@ import torchaudio
 from safetensors import safe_open
 
 from avgrad.encoders.audio import SAMPLE_RATE, _block, _resample, clip_times, log_mel, log_mel_clips
-from avgrad.media import Audio, MediaError, open_audio
+from avgrad.errors import MediaError
+from avgrad.media import Audio, open_audio
 
 SHARED = Path(__file__).parents[2] / "shared"
 RECORDINGS = ("dog", "car", "bird")

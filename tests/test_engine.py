@@ -12,16 +12,16 @@ from torch import Tensor
 from avgrad import attribute
 from avgrad.engine import legrad as legrad_module
 from avgrad.engine.attribute import METHODS, resolve_layers
-from avgrad.engine.vit import (
+from avgrad.engine.view import (
     Activation,
     Block,
     Head,
     Norm,
-    UnsupportedModelError,
-    VisionTransformer,
+    ViTView,
     activate,
-    activation_slope_,
+    activation_derivative_,
 )
+from avgrad.errors import UnsupportedModelError
 
 WIDTH, PATCH = 24, 4
 
@@ -38,7 +38,7 @@ def random_view(
     affine: bool = True,
     head: bool = True,
     dtype: torch.dtype = torch.float64,
-) -> VisionTransformer:
+) -> ViTView:
     """A random transformer without position embeddings, so that any grid will do."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -75,10 +75,10 @@ def random_view(
         return torch.cat([tokens.expand(len(pixels), -1, -1), patches], dim=1)
 
     last = Head(norm(), number(10, WIDTH), number(10)) if head else Head(None, None)
-    return VisionTransformer(embed, blocks, last, PATCH, prefix, pool="cls" if prefix else "mean")
+    return ViTView(embed, blocks, last, PATCH, prefix, pool="cls" if prefix else "mean")
 
 
-def random_input(view: VisionTransformer, batch: int, height: int, width: int, prompts: int) -> tuple[Tensor, Tensor]:
+def random_input(view: ViTView, batch: int, height: int, width: int, prompts: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randn(batch, 3, height, width, generator=generator, dtype=torch.float64)
     return pixels.to(view.dtype), torch.randn(batch, prompts, view.embed_dim, generator=generator, dtype=torch.float64)
@@ -119,10 +119,10 @@ def test_closed_form_without_class_token() -> None:
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "quick_gelu", "relu"])
-def test_activation_slope(activation: Activation) -> None:
+def test_activation_derivative(activation: Activation) -> None:
     x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(activate(activation, x).sum(), x)
-    torch.testing.assert_close(activation_slope_(activation, x.detach().clone()), expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close(activation_derivative_(activation, x.detach().clone()), expected, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("method", list(METHODS))

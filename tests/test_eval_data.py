@@ -70,7 +70,7 @@ def test_squares_are_cut_as_torchvision_cuts_them(size: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_taken_as_stored_whatever_exif_says(tmp_path: Path, orientation: int) -> None:
+def test_images_are_taken_as_stored_whatever_exif_says(tmp_path: Path, orientation: int) -> None:
     path = tmp_path / "a.jpg"
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
@@ -79,7 +79,7 @@ def test_pictures_are_taken_as_stored_whatever_exif_says(tmp_path: Path, orienta
         assert np.array_equal(np.asarray(as_stored(path)), np.asarray(stored.convert("RGB")))
 
 
-def test_a_sample_holds_picture_mask_and_both_timings(tmp_path: Path) -> None:
+def test_a_sample_holds_image_mask_and_both_timings(tmp_path: Path) -> None:
     write_item(tmp_path, "a", 1259, GENERATOR(2), seconds=3.0)
     write_table(tmp_path, "speech", [row("a", "speech", 1259, timing="[1.5, 2.95]")])
     data, model = Ade20k(tmp_path, "speech"), small_model()
@@ -144,8 +144,8 @@ def spoiled(root: Path) -> Path:
     """Data with one problem of each kind that shows on loading, in the rows 2 to 5, and a good row on each side."""
     for name in "abcdef":
         write_item(root, name, 300, GENERATOR(ord(name)))
-    picture = (root / "frames" / "b.jpg").read_bytes()
-    (root / "frames" / "b.jpg").write_bytes(picture[: len(picture) // 2])
+    image = (root / "frames" / "b.jpg").read_bytes()
+    (root / "frames" / "b.jpg").write_bytes(image[: len(image) // 2])
     (root / "audio" / "c.wav").write_bytes(b"not a sound at all")
     Image.new("RGB", (60, 80)).save(root / "annotations" / "d_seg.png")
     Image.new("RGB", (80, 60)).save(root / "annotations" / "e_seg.png")

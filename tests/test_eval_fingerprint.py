@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from avgrad import attribute
 from eval.ade20k_data import Ade20k
 from eval.dataset import DataError
-from eval.fingerprint import ALL, Fingerprint, Thing, fingerprints, inside, main, table, things_in_data
+from eval.fingerprint import ALL, Fingerprint, ObjectInScene, fingerprints, inside, main, objects_in_data, table
 from eval.scenes import ROWS, evaluate
 
 
@@ -34,10 +34,10 @@ def test_classes_weigh_the_same() -> None:
     pixels, prompts = random_input(view, batch=3, height=12, width=16, prompts=1)
     mask = torch.zeros(6, 8, dtype=torch.bool)
     mask[2:4] = True
-    things = [Thing(*rest, mask) for rest in zip(("a", "b", "b"), pixels, prompts[:, 0], strict=True)]
+    objects = [ObjectInScene(*rest, mask) for rest in zip(("a", "b", "b"), pixels, prompts[:, 0], strict=True)]
     means = attribute(view, pixels, prompts, per_layer=True)[:, 0, :, 1].mean(-1)  # the middle row of patches
-    found = fingerprints(view, iter([*things, things[0]._replace(mask=mask & False)]))
-    assert {name: fingerprint.things for name, fingerprint in found.items()} == {ALL: 3, "a": 1, "b": 2}
+    found = fingerprints(view, iter([*objects, objects[0]._replace(mask=mask & False)]))
+    assert {name: fingerprint.objects for name, fingerprint in found.items()} == {ALL: 3, "a": 1, "b": 2}
     torch.testing.assert_close(found["b"].mean, means[1:].mean(0))
     torch.testing.assert_close(found[ALL].mean, (means[0] + means[1:].mean(0)) / 2)
     assert found[ALL].stretched.min() == 0
@@ -53,7 +53,7 @@ def test_classes_weigh_the_same() -> None:
 
 def test_data_by_sound(tmp_path: Path) -> None:
     data, model = Ade20k(write_data(tmp_path, "sound", 3), "sound"), small_model()
-    found = fingerprints(model.vision, things_in_data(model, data, by_text=False, template="{}"))
+    found = fingerprints(model.vision, objects_in_data(model, data, by_text=False, template="{}"))
     assert list(found) == [ALL, "bell", "cat", "dog"]
     sample = data.load(data.items[0], model.preprocess)
     prompt = model.encode_clips(sample.clips[0])
@@ -69,8 +69,8 @@ def test_command(tmp_path: Path) -> None:
     assert done.stdout.startswith("mini: ")
     lines = list(csv.DictReader((tmp_path / "run" / "fingerprint.csv").read_text().splitlines()))
     assert {line["layer"] for line in lines} == {str(layer) for layer in range(6)}
-    with Image.open(tmp_path / "run" / "fingerprint.png") as picture:
-        assert np.asarray(picture.convert("L")).std() > 5
+    with Image.open(tmp_path / "run" / "fingerprint.png") as image:
+        assert np.asarray(image.convert("L")).std() > 5
     assert CliRunner().invoke(app, ["--out", "x", "--prompt", "smell"]).exit_code == 2
     wrong = CliRunner().invoke(app, ["--out", "x", "--data", str(tmp_path)])
     assert wrong.exit_code == 1

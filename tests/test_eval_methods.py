@@ -37,16 +37,14 @@ def test_the_same_to_the_last_bit(methods: tuple[str, ...], layers: int | tuple[
         assert torch.equal(maps[name], alone), name
 
 
-def test_more_pictures_than_fit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_images_than_fit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     view = small_model().vision
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randn(5, 3, 56, 84, generator=generator)
     prompts = torch.randn(5, 2, 24, generator=generator)
     whole = attribute_all(view, pixels, prompts, ("legrad", "cosine", "raw_attention"))
-    monkeypatch.setitem(
-        legrad.CHUNK_BYTES, "cpu", 2 * legrad.CHUNK_BYTES["cpu"] // legrad.pictures_at_once(view, pixels)
-    )
-    assert legrad.pictures_at_once(view, pixels) == 2
+    monkeypatch.setitem(legrad.CHUNK_BYTES, "cpu", 2 * legrad.CHUNK_BYTES["cpu"] // legrad.images_at_once(view, pixels))
+    assert legrad.images_at_once(view, pixels) == 2
     parts = attribute_all(view, pixels, prompts, ("legrad", "cosine", "raw_attention"))
     for name, maps in whole.items():
         torch.testing.assert_close(parts[name], maps, rtol=0, atol=1e-6)

@@ -22,7 +22,7 @@ def golden() -> dict[str, np.ndarray]:
 
 
 def heatmaps_over(time_mask: torch.Tensor, similarity: torch.Tensor, side: int) -> torch.Tensor:
-    """Patch similarity averaged over the time of a mask, normalised over the whole set, enlarged."""
+    """Patch similarity averaged over the time of a mask, normalized over the whole set, upsampled."""
     maps = torch.einsum("bhwt,bt->bhw", similarity, time_mask) / time_mask.sum(-1)[:, None, None]
     maps = (maps - maps.min()) / (maps.max() - maps.min())
     return F.interpolate(maps[:, None], (side, side), mode="bilinear")[:, 0]

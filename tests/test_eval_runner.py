@@ -156,7 +156,7 @@ def test_other_arguments_data_or_model_are_refused(data: Path, reference: Path, 
 
 
 def test_the_figures_are_those_of_the_library(data: Path, reference: Path) -> None:
-    """The whole way again by the public face, picture by picture, with LeGrad's own normalisation."""
+    """The whole way again by the public face, image by image, with LeGrad's own normalization."""
     model, dataset = small_model(), Ade20k(data, "speech")
     samples = [dataset.load(item, model.preprocess) for item in dataset.items]
     classes = [item.class_id for item in dataset.items]

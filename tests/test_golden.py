@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avgrad import attribute
 from avgrad.encoders.image import Preprocess
-from avgrad.engine.vit import Block
+from avgrad.engine.view import Block
 from avgrad.media import load_image
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.open_clip import OpenClip

@@ -11,7 +11,7 @@ import pytest
 
 from avgrad.models.checkpoints import open_checkpoint
 from avgrad.models.imagebind import ImageBind
-from eval.speed import main
+from benchmarks.speed import main
 
 pytestmark = pytest.mark.slow
 

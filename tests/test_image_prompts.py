@@ -1,4 +1,4 @@
-"""Finding what looks like this picture: pictures as prompts, with the bundled model."""
+"""Finding what looks like this image: images as prompts, with the bundled model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from avgrad.scenes import draw_scene, scene_rng
 
 
 def _scene(number: int) -> Image.Image:
-    return Image.fromarray(draw_scene(scene_rng("test image prompts", number, 0), 160, kinds=[number]).image)
+    return Image.fromarray(draw_scene(scene_rng("test image prompts", number, 0), 160, classes=[number]).image)
 
 
 @pytest.fixture(scope="module")
@@ -55,19 +55,19 @@ def test_every_source_and_the_order(model: ImageBind, tmp_path: Path) -> None:
     assert [p.modality for p in localizer.encode(image=looked_for)] == ["image"]
 
 
-def test_a_picture_looks_most_like_itself(model: ImageBind) -> None:
-    pictures = [_scene(number) for number in (1, 5, 9, 13)]
+def test_an_image_looks_most_like_itself(model: ImageBind) -> None:
+    images = [_scene(number) for number in (1, 5, 9, 13)]
     localizer = Localizer(model)
-    for index, picture in enumerate(pictures):
-        localizer.set_image(picture)
-        assert localizer.localize(image_prompts=pictures).scores.argmax() == index
+    for index, image in enumerate(images):
+        localizer.set_image(image)
+        assert localizer.localize(image_prompts=images).scores.argmax() == index
 
 
-def test_a_picture_that_is_none(model: ImageBind) -> None:
+def test_a_image_that_is_none(model: ImageBind) -> None:
     localizer = Localizer(model)
     localizer.set_image(_scene(5))
     with pytest.raises(MediaError):
-        localizer.localize(image_prompts=b"no picture at all")
+        localizer.localize(image_prompts=b"no image at all")
     with pytest.raises(MediaError, match="nothing to look for"):
         localizer.localize(image_prompts=[])
 

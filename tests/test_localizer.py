@@ -1,4 +1,4 @@
-"""The public face on real pictures and sounds, with the bundled model."""
+"""The public face on real images and sounds, with the bundled model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 import avgrad
 from avgrad import CheckpointError, Localizer, MediaError, Prompt, UnsupportedModelError
 from avgrad.models.imagebind import ImageBind
-from avgrad.scenes import KINDS, draw_scene, mix_sound, scene_rng
+from avgrad.scenes import CLASSES, draw_scene, mix_sound, scene_rng
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +27,11 @@ def model() -> ImageBind:
 
 @pytest.fixture(scope="module")
 def scene() -> Image.Image:
-    return Image.fromarray(draw_scene(scene_rng("test localizer", 0, 0), 200, kinds=[0, 13]).image)
+    return Image.fromarray(draw_scene(scene_rng("test localizer", 0, 0), 200, classes=[0, 13]).image)
 
 
-def _sound(kind: int) -> tuple[torch.Tensor, int]:
-    return torch.from_numpy(mix_sound(kind, scene_rng("test localizer", 1, kind), 3.0))[None], 16_000
+def _sound(object_class: int) -> tuple[torch.Tensor, int]:
+    return torch.from_numpy(mix_sound(object_class, scene_rng("test localizer", 1, object_class), 3.0))[None], 16_000
 
 
 def test_prompts_of_all_modalities(model: ImageBind, scene: Image.Image) -> None:
@@ -188,12 +188,12 @@ def test_mistakes_are_said(model: ImageBind, scene: Image.Image, tmp_path: Path)
         deaf.encode_audio(*_sound(0))  # type: ignore[union-attr]
 
 
-def test_a_failed_picture_leaves_the_last_one(model: ImageBind, scene: Image.Image) -> None:
+def test_a_failed_image_leaves_the_last_one(model: ImageBind, scene: Image.Image) -> None:
     localizer = Localizer(model)
     localizer.set_image(scene)
     before = localizer.localize(text="a dog").heatmaps
     with pytest.raises(MediaError):
-        localizer.set_image(b"not a picture")
+        localizer.set_image(b"not an image")
     assert torch.equal(localizer.localize(text="a dog").heatmaps, before)
 
 
@@ -207,4 +207,4 @@ def test_import_is_light() -> None:
     assert output.strip() == "[]"
     for name in ("load", "localize", "Localizer", "Localization", "Prompt", "attribute"):
         assert getattr(avgrad, name)
-    assert len(KINDS) >= 16
+    assert len(CLASSES) >= 16

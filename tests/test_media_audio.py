@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from sound_files import FFMPEG, LIBSNDFILE, decode_whole, encode, tones, without_length, write
 
-from avgrad.media import MediaError, open_audio
+from avgrad.errors import MediaError
+from avgrad.media import open_audio
 
 ROOT = Path(__file__).parents[1]
 
@@ -133,8 +134,8 @@ def test_sound_track_of_a_video() -> None:
         video = output.add_stream("mpeg4", rate=10, width=64, height=48)
         track = output.add_stream("aac", rate=44100, layout="stereo")
         for index in range(30):
-            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), index, np.uint8), format="rgb24")
-            output.mux(video.encode(picture))
+            image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), index, np.uint8), format="rgb24")
+            output.mux(video.encode(image))
         frame = av.AudioFrame.from_ndarray(waveform, format="fltp", layout="stereo")
         frame.rate, frame.pts = 44100, 0
         resampler = av.AudioResampler(format="fltp", layout="stereo", rate=44100, frame_size=1024)
@@ -218,7 +219,7 @@ def test_array_is_not_changed_through_a_piece() -> None:
     assert np.abs(waveform).max() > 0.1
 
 
-def picture_bytes() -> bytes:
+def image_bytes() -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (32, 32), (200, 30, 10)).save(stream, "JPEG")
     return stream.getvalue()
@@ -237,7 +238,7 @@ def picture_bytes() -> bytes:
         (b"hello, world" * 100, "no known format"),
         (b"<!DOCTYPE html><html></html>", "web page"),
         (b"#EXTM3U\n#EXTINF:1,\n/etc/hostname\n", "no known format"),
-        (picture_bytes(), "a JPEG picture"),
+        (image_bytes(), "a JPEG image"),
         (None, "NoneType"),
         (7, "int"),
         ((np.zeros(16000, np.float32),), "tuple of 1"),

@@ -21,8 +21,9 @@ SLOWEST_SECONDS = 5.0  # of processor time: other programs do not count
 PROGRAM = """
 import json, sys, time
 from pathlib import Path
+from avgrad.errors import MediaError
 from avgrad.encoders.audio import log_mel_clips
-from avgrad.media import MediaError, load_image, open_audio
+from avgrad.media import load_image, open_audio
 for path in sorted(Path(sys.argv[1]).iterdir()):
     print(json.dumps({"begun": path.name}), flush=True)
     for source in (path, path.read_bytes()):

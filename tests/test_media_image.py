@@ -1,4 +1,4 @@
-"""Loading pictures: formats, modes, orientation and refusals."""
+"""Loading images: formats, modes, orientation and refusals."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avgrad.media import MediaError, load_image
+from avgrad.errors import MediaError
+from avgrad.media import load_image
 from avgrad.media.image import MAX_PIXELS
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
 def gradient(width: int = 60, height: int = 40) -> np.ndarray:
-    """A picture whose corners differ: uint8 [height, width, 3]."""
+    """An image whose corners differ: uint8 [height, width, 3]."""
     y, x = np.mgrid[:height, :width]
     return np.stack([255 * x // (width - 1), 255 * y // (height - 1), 0 * x + 90], axis=-1).astype(np.uint8)
 
@@ -46,7 +47,7 @@ def test_formats(kind: str, tmp_path: Path) -> None:
     pixels = gradient()
     options = {"JPEG": {"quality": 98, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
     content = save(Image.fromarray(pixels), kind, **options)
-    path = tmp_path / "picture.bin"
+    path = tmp_path / "image.bin"
     path.write_bytes(content)
     for source in (content, path, str(path), Image.open(path)):
         assert_rgb(load_image(source), pixels, {"JPEG": 6, "GIF": 60}.get(kind, 0))
@@ -172,10 +173,10 @@ def bomb(width: int, height: int) -> bytes:
         (os.path.dirname(__file__), "directory"),
         (os.devnull, "not a regular file"),
         (b"", "empty"),
-        (b"not a picture at all", "no known format"),
+        (b"not an image at all", "no known format"),
         (sound_bytes(), "a WAV sound"),
-        (b"\xff\xd8\xff\xe0\0\x10JFIF", "damaged JPEG picture"),
-        (b"II*\0\x08\0\0\0", "a TIFF picture"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "damaged JPEG image"),
+        (b"II*\0\x08\0\0\0", "a TIFF image"),
         (b"<html><body>404</body></html>", "a web page"),
         (b"%PDF-1.7 ...", "a PDF"),
         (bomb(11_000, 10_000), f"11000 x 10000 pixels; at most {MAX_PIXELS:,}"),

@@ -1,4 +1,4 @@
-"""The rival methods against slow versions written from their papers: one picture, one prompt, one head at a time."""
+"""The baseline methods against slow versions written from their papers: one image, one prompt, one head at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from avgrad import attribute
 from avgrad.engine import trace as trace_module
 from avgrad.engine.attribute import METHODS
 from avgrad.engine.textspan import decompose
-from avgrad.engine.vit import UnsupportedModelError, VisionTransformer
+from avgrad.engine.view import ViTView
+from avgrad.errors import UnsupportedModelError
 
 NEED_NO_POOLER = ("legrad_last", "lrp", "partial_lrp", "transformer_attribution", "textspan", "grad_eclip")
 
@@ -171,7 +172,7 @@ def test_legrad_without_relu() -> None:
     for name in ("class token", "attention"):
         view = VIEWS[name]()
 
-        def expected(slow: Slow, prompt: Tensor, view: VisionTransformer = view) -> Tensor:
+        def expected(slow: Slow, prompt: Tensor, view: ViTView = view) -> Tensor:
             maps = []
             for z, heads in zip([*slow.inputs[1:], slow.x], slow.attentions, strict=True):
                 if view.pooler is None:
@@ -269,8 +270,8 @@ def test_batches_change_nothing(method: str, name: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(trace_module, "GRAPH_BYTES", 1)
     monkeypatch.setattr("avgrad.engine.lrp.RELEVANCE_BYTES", 1)
     alone = [
-        torch.cat([attribute(view, picture[None], p[None], method, per_layer=True) for p in own], dim=1)
-        for picture, own in zip(pixels, prompts, strict=True)
+        torch.cat([attribute(view, image[None], p[None], method, per_layer=True) for p in own], dim=1)
+        for image, own in zip(pixels, prompts, strict=True)
     ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-13)
     in_parts = attribute(view, pixels, prompts, method, per_layer=True)

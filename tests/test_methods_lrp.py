@@ -1,4 +1,4 @@
-"""Relevance propagation against a slow version: each rule by autograd, one picture and one prompt at a time."""
+"""Relevance propagation against a slow version: each rule by autograd, one image and one prompt at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from test_engine import PATCH, random_input
 from torch import Tensor
 
 from avgrad.engine import lrp as lrp_module
-from avgrad.engine.vit import VisionTransformer, activate
+from avgrad.engine.view import ViTView, activate
 
 
 def by_gradient(operation: Callable[..., Tensor], inputs: list[Tensor], relevance: Tensor) -> list[Tensor]:
@@ -136,7 +136,7 @@ def test_transformer_attribution(name: str, layers: Any) -> None:
 @pytest.mark.parametrize("name", list(PLAIN))
 def test_relevance_is_conserved(name: str) -> None:
     """From the score, whose relevance is 1, to the first block's input, and half of a product's at each attention."""
-    view: VisionTransformer = PLAIN[name]()
+    view: ViTView = PLAIN[name]()
     pixels, prompts = random_input(view, batch=3, height=4 * PATCH, width=5 * PATCH, prompts=4)
     seen: dict[int, Tensor] = {}
     inputs = lrp_module._inputs(view, pixels)

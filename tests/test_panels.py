@@ -1,4 +1,4 @@
-"""Pictures of several heatmaps together, and the command that writes them."""
+"""Images of several heatmaps together, and the command that writes them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def result(
 
 
 def tiles(sheet: Image.Image, expected: Image.Image) -> int:
-    """How often a picture of one colour, scaled, is in a sheet: its pixels over a tile's."""
+    """How often an image of one colour, scaled, is in a sheet: its pixels over a tile's."""
     same = (np.asarray(sheet) == np.asarray(expected)[0, 0]).all(-1).sum()
     return int(same // (SIDE * SIDE * expected.height // expected.width))
 
@@ -45,8 +45,8 @@ def test_method_panel() -> None:
     one = result()
     cold = replace(one, heatmaps=torch.zeros_like(one.heatmaps), method="cold")
     sheet = method_panel([one, cold, cold])
-    assert sheet.width > 4 * SIDE  # the picture and three methods
-    assert tiles(sheet, one.image) == 2 * 3  # for both prompts the picture and two overlays that show nothing else
+    assert sheet.width > 4 * SIDE  # the image and three methods
+    assert tiles(sheet, one.image) == 2 * 3  # for both prompts the image and two overlays that show nothing else
 
 
 def test_layer_panel() -> None:
@@ -61,7 +61,7 @@ def test_layer_panel() -> None:
 
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    Image.fromarray(draw_scene(scene_rng("test panels", 0, 0), 160, kinds=[0, 13]).image).save(tmp_path / "scene.jpg")
+    Image.fromarray(draw_scene(scene_rng("test panels", 0, 0), 160, classes=[0, 13]).image).save(tmp_path / "scene.jpg")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AVGRAD_CACHE", str(tmp_path / "cache"))
 

@@ -1,4 +1,4 @@
-"""Data sets of made-up scenes have the layout of ADE20KSoundPrompted and ADE20KSpeechPrompted."""
+"""Data sets of synthetic scenes have the layout of ADE20KSoundPrompted and ADE20KSpeechPrompted."""
 
 import csv
 import json
@@ -9,10 +9,10 @@ import pytest
 import soundfile
 from PIL import Image
 
-from avgrad.scenes import KINDS, DatasetError, write_dataset
+from avgrad.scenes import CLASSES, DatasetError, write_dataset
 from avgrad.scenes.dataset import CSV_NAME, decode_annotation, encode_annotation
 
-BY_ID = {kind.ade_class_id: kind.name for kind in KINDS}
+BY_ID = {object_class.ade_class_id: object_class.name for object_class in CLASSES}
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
@@ -44,7 +44,7 @@ def test_layout(datasets: dict[str, Path], prompt: str) -> None:
     column = {"sound": "vggsound_file", "speech": "speech_prompt_file"}[prompt]
     assert list(rows[0]) == ["image_location", column, "ade_class_id", "timing", "class_name"]
     assert len(rows) == 32
-    assert sorted(row["class_name"] for row in rows) == sorted(2 * [kind.name for kind in KINDS])
+    assert sorted(row["class_name"] for row in rows) == sorted(2 * [object_class.name for object_class in CLASSES])
     assert sorted(path.name for path in folder.iterdir()) == ["annotations", "audio", "frames", CSV_NAME]
     for row in rows:
         frame = Image.open(folder / "frames" / row["image_location"])
@@ -68,7 +68,7 @@ def test_layout(datasets: dict[str, Path], prompt: str) -> None:
             assert 0 <= start < end <= seconds + 0.001
 
 
-def test_prefix_is_stable_and_pictures_do_not_depend_on_the_prompt(datasets: dict[str, Path], tmp_path: Path) -> None:
+def test_prefix_is_stable_and_images_do_not_depend_on_the_prompt(datasets: dict[str, Path], tmp_path: Path) -> None:
     shorter = write_dataset(tmp_path / "shorter", 5, 7, "sound", size=128, progress=False)
     files = sorted(path.relative_to(shorter) for path in shorter.rglob("*") if path.is_file())
     assert len(files) == 16

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from avgrad.scenes import KINDS, SAMPLE_RATE, mix_sound, scene_rng, synthesize
+from avgrad.scenes import CLASSES, SAMPLE_RATE, mix_sound, scene_rng, synthesize
 
 
 def _features(waveform: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -17,13 +17,13 @@ def _features(waveform: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.concatenate([level.mean(1) - level.mean(), level.std(1), 2 * np.log(changes + 1)])
 
 
-@pytest.mark.parametrize("kind", range(len(KINDS)), ids=[kind.name for kind in KINDS])
-def test_sound(kind: int) -> None:
-    first, again, other = (synthesize(kind, scene_rng("test", 0, i), 2.0) for i in (1, 1, 2))
+@pytest.mark.parametrize("object_class", range(len(CLASSES)), ids=[object_class.name for object_class in CLASSES])
+def test_sound(object_class: int) -> None:
+    first, again, other = (synthesize(object_class, scene_rng("test", 0, i), 2.0) for i in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     for seconds, rate in ((2.0, SAMPLE_RATE), (0.5, SAMPLE_RATE), (5.3, 22_050)):
-        wave = synthesize(kind, scene_rng("test", 1, kind), seconds, rate)
+        wave = synthesize(object_class, scene_rng("test", 1, object_class), seconds, rate)
         assert wave.shape == (round(seconds * rate),)
         assert wave.dtype == np.float32
         assert np.isfinite(wave).all()
@@ -33,16 +33,16 @@ def test_sound(kind: int) -> None:
 
 
 def test_kinds_are_told_apart_yet_vary() -> None:
-    """The nearest of the kinds' mean features names 80 % of unheard sounds; no two of a kind are alike."""
+    """The nearest of the classes' mean features names 80 % of unheard sounds; no two of a class are alike."""
     features = np.array(
         [
-            [_features(synthesize(kind, scene_rng("apart", kind, i), 2.0)) for i in range(16)]
-            for kind in range(len(KINDS))
+            [_features(synthesize(object_class, scene_rng("apart", object_class, i), 2.0)) for i in range(16)]
+            for object_class in range(len(CLASSES))
         ]
     )
     centres = features[:, :8].mean(1)
     distances = np.square(features[:, 8:, None] - centres).sum(-1)
-    right = distances.argmin(-1) == np.arange(len(KINDS))[:, None]
+    right = distances.argmin(-1) == np.arange(len(CLASSES))[:, None]
     assert right.mean() >= 0.8
     within = np.square(features[:, :8, None] - features[:, None, 8:]).sum(-1)
     assert within.min() > 0.5
@@ -59,11 +59,11 @@ def test_mixture() -> None:
 
 
 def test_wrong_requests_are_refused() -> None:
-    for kind, seconds, rate in (
+    for object_class, seconds, rate in (
         (99, 2.0, SAMPLE_RATE),
         (0, 0.0, SAMPLE_RATE),
         (0, 2.0, 4_000),
         (-1, 2.0, SAMPLE_RATE),
     ):
-        with pytest.raises(ValueError, match="a sound has kinds"):
-            synthesize(kind, scene_rng("test", 0, 0), seconds, rate)
+        with pytest.raises(ValueError, match="a sound has classes"):
+            synthesize(object_class, scene_rng("test", 0, 0), seconds, rate)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from avgrad.scenes import KINDS, scene_rng, spoken, texts
+from avgrad.scenes import CLASSES, scene_rng, spoken, texts
 from avgrad.scenes.speech import SAMPLE_RATE, VOICES, voices
 
 
@@ -31,9 +31,11 @@ def test_held_out_voices_and_phrases_are_disjoint() -> None:
 @pytest.mark.parametrize("split", ["train", "heldout"])
 @pytest.mark.parametrize("augment", [False, True])
 def test_spoken(split: str, augment: bool) -> None:
-    for kind, properties in enumerate(KINDS):
+    for object_class, properties in enumerate(CLASSES):
         for index in range(6):
-            phrase, again = (spoken(kind, scene_rng("spoken", kind, index), split, augment) for _ in range(2))
+            phrase, again = (
+                spoken(object_class, scene_rng("spoken", object_class, index), split, augment) for _ in range(2)
+            )
             np.testing.assert_array_equal(phrase.waveform, again.waveform)
             assert phrase[1:] == again[1:]
             seconds = phrase.waveform.size / SAMPLE_RATE
@@ -49,18 +51,18 @@ def test_spoken(split: str, augment: bool) -> None:
 def test_timing_marks_the_name() -> None:
     """A name is as long in a phrase as alone, to 0.06 s for 98 of 100, and louder than what follows."""
     lengths: dict[tuple[str, int], dict[str, float]] = {}
-    for kind in range(len(KINDS)):
+    for object_class in range(len(CLASSES)):
         for index in range(120):
-            phrase = spoken(kind, scene_rng("timing", kind, index))
-            lengths.setdefault((phrase.voice, kind), {})[phrase.phrase] = phrase.end - phrase.start
+            phrase = spoken(object_class, scene_rng("timing", object_class, index))
+            lengths.setdefault((phrase.voice, object_class), {})[phrase.phrase] = phrase.end - phrase.start
             name = phrase.waveform[int(phrase.start * SAMPLE_RATE) : int(phrase.end * SAMPLE_RATE)]
             rest = phrase.waveform[int(phrase.end * SAMPLE_RATE) :]
             assert np.square(name).mean() > 10 * np.square(rest).mean()
     differences = [
-        abs(length - by_phrase[KINDS[kind].name])
-        for (_, kind), by_phrase in lengths.items()
+        abs(length - by_phrase[CLASSES[object_class].name])
+        for (_, object_class), by_phrase in lengths.items()
         for phrase, length in by_phrase.items()
-        if KINDS[kind].name in by_phrase and phrase != KINDS[kind].name
+        if CLASSES[object_class].name in by_phrase and phrase != CLASSES[object_class].name
     ]
     assert len(differences) > 300
     assert np.quantile(differences, 0.98) < 0.06
@@ -68,17 +70,23 @@ def test_timing_marks_the_name() -> None:
 
 
 def test_texts() -> None:
-    for kind, properties in enumerate(KINDS):
-        train, heldout = texts(kind, "train"), texts(kind, "heldout")
+    for object_class, properties in enumerate(CLASSES):
+        train, heldout = texts(object_class, "train"), texts(object_class, "heldout")
         plain = (properties.name, *properties.synonyms)
         assert train[: len(plain)] == heldout[: len(plain)] == plain
         assert not set(train[len(plain) :]) & set(heldout[len(plain) :])
         assert len(set(train)) == len(train)
     vocabulary = {
-        word for kind in range(len(KINDS)) for text in texts(kind, "train") for word in re.findall(r"\w+", text)
+        word
+        for object_class in range(len(CLASSES))
+        for text in texts(object_class, "train")
+        for word in re.findall(r"\w+", text)
     }
     unseen = {
-        word for kind in range(len(KINDS)) for text in texts(kind, "heldout") for word in re.findall(r"\w+", text)
+        word
+        for object_class in range(len(CLASSES))
+        for text in texts(object_class, "heldout")
+        for word in re.findall(r"\w+", text)
     }
     assert unseen <= vocabulary
     assert len(vocabulary) < 100

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from avgrad import Localizer, Prompt, attribute
 from avgrad.engine import legrad as legrad_module
 from avgrad.engine.attribute import min_max
-from avgrad.engine.vit import UnsupportedModelError, VisionTransformer
+from avgrad.engine.view import ViTView
+from avgrad.errors import UnsupportedModelError
 from avgrad.models.open_clip import OpenClip, vision_view
 from avgrad.models.timm_view import trunk_view
 
@@ -70,7 +71,7 @@ def _siglip() -> open_clip.CustomTextCLIP:
     return _shaken(model)
 
 
-def _check_closed_form(view: VisionTransformer, prompts: Tensor) -> None:
+def _check_closed_form(view: ViTView, prompts: Tensor) -> None:
     for size in ((64, 64), (48, 96)):  # its own size, and one that is not square
         pixels = torch.randn(2, 3, *size)
         closed = attribute(view, pixels, prompts, per_layer=True)
@@ -81,7 +82,7 @@ def _check_closed_form(view: VisionTransformer, prompts: Tensor) -> None:
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> tuple[VisionTransformer, dict[str, Tensor]]:
+def golden(shared: Path) -> tuple[ViTView, dict[str, Tensor]]:
     weights = load_file(shared / "golden" / "siglip_small.weights.safetensors")
     path = shared / "golden" / "siglip_small.io.safetensors"
     with safe_open(path, "pt") as file:
@@ -94,7 +95,7 @@ def golden(shared: Path) -> tuple[VisionTransformer, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("method", ["legrad", "legrad_autograd"])
-def test_reference_maps(golden: tuple[VisionTransformer, dict[str, Tensor]], method: str) -> None:
+def test_reference_maps(golden: tuple[ViTView, dict[str, Tensor]], method: str) -> None:
     view, values = golden
     for correction, key in (("default", "map_correction_1"), (0.8, "map_correction_1")):
         maps = attribute(view, values["image"], values["text"], method, correction=correction)  # type: ignore[arg-type]
@@ -227,12 +228,12 @@ def test_correction_where_it_cannot_be() -> None:
 
 def test_localizer_keeps_the_pooler_too() -> None:
     model = OpenClip(_siglip(), name="siglip")
-    picture = Image.effect_noise((96, 64), 80).convert("RGB")
-    pixels = model.preprocess.whole(picture)[None]
+    image = Image.effect_noise((96, 64), 80).convert("RGB")
+    pixels = model.preprocess.whole(image)[None]
     results = {}
     for keep in (True, False):
         localizer = Localizer(model, keep=keep)
-        localizer.set_image(picture)
+        localizer.set_image(image)
         results[keep] = localizer.localize(text=["a dog", "a bell"])
         assert results[keep].heatmaps.shape == (2, 64, 96)
         assert results[keep].layer_maps.shape == (2, 3, 4, 6)
@@ -240,7 +241,7 @@ def test_localizer_keeps_the_pooler_too() -> None:
     expected = attribute(model.vision, pixels, model.encode_text(["a dog", "a bell"]))
     torch.testing.assert_close(results[True].heatmaps, expected[0], rtol=0, atol=1e-5)
     plain = Localizer(model, correction=None)
-    plain.set_image(picture)
+    plain.set_image(image)
     uncorrected = attribute(model.vision, pixels, model.encode_text(["a dog"]), correction=None)
     heatmaps = plain.localize(prompts=Prompt(model.encode_text(["a dog"])[0], "dog", "text")).heatmaps
     torch.testing.assert_close(heatmaps, uncorrected[0], rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""`python -m eval.speed`, run on small models: every option, its figures and its mistakes. No test looks at times."""
+"""`python -m benchmarks.speed`, on small models: every option, its figures and its mistakes. No test looks at times."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import torch.nn.functional as F
 
 import avgrad
 from avgrad.models.timm import TimmClassifier
-from eval import original
-from eval.speed import main
-from eval.speed_models import build
-from eval.speed_rows import Row, task
-from eval.timing import time_in_turns
+from benchmarks import original
+from benchmarks.models import build
+from benchmarks.rows import Row, task
+from benchmarks.speed import main
+from benchmarks.timing import time_in_turns
 
 MODEL = "open_clip:ViT-S-32-alt"
 CPU = torch.device("cpu")
@@ -183,7 +183,7 @@ def test_without_the_original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (["--size", "100"], "--size 100 is no multiple of 32, the side of a patch of open_clip:ViT-S-32-alt"),
         (["--batch", "1;8"], "--batch 1;8 is no list of numbers such as 1,10"),
         (["--prompts", ""], "--prompts  is no list of numbers"),
-        (["--plot", "growth.png"], "--plot shows growth with the size of pictures, so two are needed"),
+        (["--plot", "growth.png"], "--plot shows growth with the size of images, so two are needed"),
         (["--repeats", "0"], "Invalid value for '--repeats'"),
     ],
 )

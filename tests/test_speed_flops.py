@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 
 import avgrad
-from avgrad.engine.vit import VisionTransformer
+from avgrad.engine.view import ViTView
 from avgrad.models.open_clip import vision_view
-from eval.flops import count_flops, explanation_flops, floor, forward_flops
-from eval.speed_models import build
+from benchmarks.flops import count_flops, explanation_flops, floor, forward_flops
+from benchmarks.models import build
 
 CPU = torch.device("cpu")
 
 
-def shape_of(architecture: str) -> VisionTransformer:
+def shape_of(architecture: str) -> ViTView:
     """The view of a model without weights."""
     config = open_clip.get_model_config(architecture)
     with torch.device("meta"):
@@ -66,7 +66,7 @@ def test_floor_of_vit_b() -> None:
     assert one - 1 == pytest.approx((5 * 768 + 197) / (12 * 768 + 2 * 197), rel=0.02)
 
 
-def test_floor_of_larger_pictures() -> None:
+def test_floor_of_larger_images() -> None:
     """Attention grows twice as fast in the forward pass as in the explanation, so the floor hardly moves."""
     view = shape_of("ViT-H-14")
     assert floor(view, 448, 1) == pytest.approx(floor(view, 224, 1), abs=0.02)

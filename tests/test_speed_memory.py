@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from eval.speed_memory import NotMeasuredError, Specification, measure_apart
-from eval.speed_rows import Row
+from benchmarks.memory import NotMeasuredError, Specification, measure_apart
+from benchmarks.rows import Row
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell")
 
 KNOWN = """
 import json, torch
 from dataclasses import asdict
-from eval.speed_memory import measure
+from benchmarks.memory import measure
 
 weights = torch.ones(16, 2**20)  # 64 MiB that were there before
 freed = torch.ones(16, 2**20)
@@ -48,7 +48,7 @@ def test_known_allocation(mebibytes: int) -> None:
 
 
 def test_a_row_of_many_prompts() -> None:
-    """A further prompt pays for what is kept of the picture."""
+    """A further prompt pays for what is kept of the image."""
     plain, further = (
         measure_apart(Specification("mini", "cpu", "float32", 1, row))
         for row in (Row("plain", 256), Row("further", 256, method="legrad", prompts=1))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.speed import main
+from benchmarks.speed import main
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ def test_startup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "import torch",
         "import avgrad",
         "load the model",
-        "decode the picture",
+        "decode the image",
         "encode the prompt",
         "forward pass and heatmap",
         "overlay, write and print",

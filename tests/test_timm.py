@@ -116,10 +116,10 @@ def test_classes_by_name() -> None:
 
 def test_localizing_classes() -> None:
     model = TimmClassifier(_model(), "small")
-    picture = Image.effect_noise((96, 64), 80).convert("RGB")
+    image = Image.effect_noise((96, 64), 80).convert("RGB")
     localizer = Localizer(model)
-    localizer.set_image(picture)
-    result = localizer.localize(text=["tabby", "282"], image_prompts=picture)
+    localizer.set_image(image)
+    result = localizer.localize(text=["tabby", "282"], image_prompts=image)
     assert [(prompt.label, prompt.modality) for prompt in result.prompts] == [
         ("tabby", "text"),
         ("282", "text"),
@@ -133,10 +133,10 @@ def test_localizing_classes() -> None:
 def test_preprocessing_is_the_librarys() -> None:
     original = _model()
     model = TimmClassifier(original, "small")
-    picture = Image.effect_noise((200, 150), 80).convert("RGB")
+    image = Image.effect_noise((200, 150), 80).convert("RGB")
     transform: Any = timm.data.create_transform(**timm.data.resolve_model_data_config(original))
-    assert torch.equal(model.pixels(picture), transform(picture))
-    whole = model.preprocess.whole(picture)
+    assert torch.equal(model.pixels(image), transform(image))
+    whole = model.preprocess.whole(image)
     assert whole.shape == (3, 224, 304)  # the size that the library names for this architecture, in whole patches
     assert -1 <= whole.min() < whole.max() <= 1  # mean and deviation of 0.5
 

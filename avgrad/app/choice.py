@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from avgrad.app.visitor import Answer
+from avgrad.app.session import Answer
 
 
 def choose_prompt(answer: Answer, key: str) -> int:

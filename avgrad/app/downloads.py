@@ -10,9 +10,9 @@ import numpy as np
 import streamlit as st
 
 from avgrad.app.choice import choose_prompt
-from avgrad.app.overlays import Display, mask_picture, png
+from avgrad.app.overlays import Display, mask_image, png
 from avgrad.app.recipe import recipe
-from avgrad.app.visitor import Answer
+from avgrad.app.session import Answer
 from avgrad.localization import Localization, file_words
 
 
@@ -34,13 +34,13 @@ def show_downloads(answer: Answer, result: Localization, display: Display, layer
             "image/png",
             lambda: png(result.overlay(index, display.opacity, display.colormap)),
         ),
-        ("Mask (PNG)", f"mask_{words}.png", "image/png", lambda: png(mask_picture(result, index, display.threshold))),
+        ("Mask (PNG)", f"mask_{words}.png", "image/png", lambda: png(mask_image(result, index, display.threshold))),
         ("Heatmaps (NPZ)", "heatmaps.npz", "application/octet-stream", partial(_npz, result)),
         ("Scores (JSON)", "result.json", "application/json", partial(result.to_json, threshold=display.threshold)),
     ]
-    if answer.picture.photo is not None:
-        photo = answer.picture.photo
-        files.append(("Your photo", answer.picture.name, "image/jpeg", lambda: photo))
+    if answer.image.photo is not None:
+        photo = answer.image.photo
+        files.append(("Your photo", answer.image.name, "image/jpeg", lambda: photo))
     code = recipe(answer, display, layer)
     with st.container(horizontal=True, key="downloads"):
         for label, name, mime, make in files:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from avgrad.app.choice import choose_prompt
 from avgrad.app.overlays import Display, fitted, has_layers, jpeg, layer_alone
-from avgrad.app.visitor import Answer
+from avgrad.app.session import Answer
 
 _SIDE = 240
 
@@ -22,5 +22,5 @@ def show_layers(answer: Answer, display: Display) -> None:
     with st.container(horizontal=True, key="layer_grid"):
         for layer in result.layers:
             alone = layer_alone(result, layer, answer.localizer.model.vision)
-            picture = fitted(alone, _SIDE).overlay(index, display.opacity, display.colormap)
-            st.image(jpeg(picture), f"layer {layer}", width=150, alt=f"Heatmap of layer {layer} alone")
+            image = fitted(alone, _SIDE).overlay(index, display.opacity, display.colormap)
+            st.image(jpeg(image), f"layer {layer}", width=150, alt=f"Heatmap of layer {layer} alone")

@@ -1,4 +1,4 @@
-"""Methods: what LeGrad's rivals make of the same model, picture and prompt."""
+"""Methods: what LeGrad's baselines make of the same model, image and prompt."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import streamlit as st
 
 from avgrad.app.choice import choose_prompt
 from avgrad.app.overlays import Display, fitted, jpeg, overlay
+from avgrad.app.session import MISTAKES, Answer, Session
 from avgrad.app.style import plain
-from avgrad.app.visitor import MISTAKES, Answer, Visitor
 from avgrad.engine.attribute import METHODS
 
 _FIRST = ("legrad", "grad_eclip", "gradcam", "raw_attention")
-_SIDE = 400  # of pictures on the screen, in pixels
+_SIDE = 400  # of images on the screen, in pixels
 
 
-def show_methods(visitor: Visitor, answer: Answer, display: Display) -> None:
+def show_methods(session: Session, answer: Answer, display: Display) -> None:
     """Overlays of several methods side by side; each is computed when it is chosen."""
     index = choose_prompt(answer, "methods_prompt")
     methods = st.pills(
@@ -25,12 +25,12 @@ def show_methods(visitor: Visitor, answer: Answer, display: Display) -> None:
         with columns[number % 2]:
             try:
                 with st.spinner(f"{method} …"):
-                    result = visitor.rival(answer, index, method)
+                    result = session.baseline(answer, index, method)
             except (*MISTAKES, ValueError) as error:
                 st.error(plain(f"{method}: {error}"))
                 continue
-            picture = jpeg(overlay(fitted(result, _SIDE), 0, display))
-            st.image(picture, _words(method), width="stretch", alt=f"Heatmap by the method {method}")
+            image = jpeg(overlay(fitted(result, _SIDE), 0, display))
+            st.image(image, _words(method), width="stretch", alt=f"Heatmap by the method {method}")
 
 
 def _words(method: str) -> str:

@@ -6,16 +6,16 @@ import re
 
 import streamlit as st
 
+from avgrad.app.model_pool import BUNDLED
+from avgrad.app.session import MISTAKES, Session
 from avgrad.app.style import plain
-from avgrad.app.visitor import MISTAKES, Visitor
-from avgrad.app.workshop import BUNDLED
 from avgrad.localizer import Model
 from avgrad.models.checkpoints import checkpoint_path
 
 _HUGE = "imagebind_huge"
 _CLIP = "CLIP of open_clip"
 _NOTES = {
-    BUNDLED: "The small bundled model. It hears and reads, and knows made-up scenes like the samples, not the world.",
+    BUNDLED: "The small bundled model. It hears and reads, and knows synthetic scenes like the samples, not the world.",
     _HUGE: "Knows the real world. Its weights are CC-BY-NC 4.0: not for commercial use.",
     _CLIP: "Models that read texts; they do not hear.",
 }
@@ -29,7 +29,7 @@ _KNOWN = (
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def choose_model(visitor: Visitor) -> Model:
+def choose_model(session: Session) -> Model:
     """Shows the choice of models, and returns the chosen one; the bundled one where that cannot be had."""
     st.header("Model", anchor=False)
     kind = st.radio("Model", (BUNDLED, _HUGE, _CLIP), key="model", label_visibility="collapsed")
@@ -44,13 +44,13 @@ def choose_model(visitor: Visitor) -> Model:
     if name is not None:
         try:
             with st.spinner(f"Loading {plain(name)} …"):
-                return visitor.model(name)
+                return session.model(name)
         except MISTAKES as error:
             st.error(plain(str(error)))
             st.session_state.pop("clip_loaded", None)  # or it would be tried again with every click
     if kind != BUNDLED:
         st.caption(f"Until then {BUNDLED} goes on looking.")
-    return visitor.model(BUNDLED)
+    return session.model(BUNDLED)
 
 
 def _clip() -> str | None:

@@ -1,4 +1,4 @@
-"""Overlays: pictures of heatmaps as the page shows them."""
+"""Overlays: images of heatmaps as the page shows them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from avgrad.demo.pictures import FOUND, outline
+from avgrad.demo.images import FOUND, outline
 from avgrad.engine.attribute import finish
-from avgrad.engine.vit import VisionTransformer
+from avgrad.engine.view import ViTView
 from avgrad.localization import Localization
 
 COLORMAPS = ("turbo", "viridis", "inferno", "cividis", "coolwarm", "gray")
@@ -41,7 +41,7 @@ def has_layers(result: Localization) -> bool:
     return result.layer_maps.shape[1] == len(result.layers) > 1
 
 
-def layer_alone(result: Localization, layer: int, view: VisionTransformer) -> Localization:
+def layer_alone(result: Localization, layer: int, view: ViTView) -> Localization:
     """The result of one of its layers alone, which `Localizer(..., layers=[layer])` gives, without computing it."""
     maps = result.layer_maps[:, [result.layers.index(layer)]]
     width, height = result.image.size
@@ -59,23 +59,23 @@ def fitted(result: Localization, side: int) -> Localization:
 
 
 def overlay(result: Localization, index: int, display: Display) -> Image.Image:
-    """The picture with one prompt's heatmap, and the outline of its mask."""
-    picture = result.overlay(index, display.opacity, display.colormap)
+    """The image with one prompt's heatmap, and the outline of its mask."""
+    image = result.overlay(index, display.opacity, display.colormap)
     if not display.outlined:
-        return picture
-    return _outlined(picture, result.heatmaps[index].numpy() >= display.threshold, FOUND)
+        return image
+    return _outlined(image, result.heatmaps[index].numpy() >= display.threshold, FOUND)
 
 
 def together(
     result: Localization, colours: Sequence[tuple[int, int, int]], display: Display, absent: Sequence[bool]
 ) -> Image.Image:
-    """The picture with all prompts' heatmaps, each in its own colour.
+    """The image with all prompts' heatmaps, each in its own colour.
 
     Args:
         result: of P prompts.
         colours: of each of them.
         display: its opacity, threshold and outline.
-        absent: for each prompt whether it is probably not in the picture: it is shown faintly, without an outline.
+        absent: for each prompt whether it is probably not in the image: it is shown faintly, without an outline.
     """
     heat = result.heatmaps.numpy()
     strength = np.where(absent, 0.3, 1).astype(np.float32)[:, None, None]
@@ -84,40 +84,40 @@ def together(
     shares = weights * weights * weights  # where several are warm, the warmest has most to say
     mixed = np.tensordot(shares, palette, axes=(0, 0)) / np.maximum(shares.sum(0), 1e-9)[..., None]
     alpha = display.opacity * np.sqrt(weights.max(0))[..., None]
-    # colours are told apart more easily on a paler picture
+    # colours are told apart more easily on a paler image
     grey = result.image.convert("L").convert("RGB")
     base = np.asarray(Image.blend(result.image, grey, 0.65), dtype=np.float32)
     base += alpha * (mixed - base)
-    picture = Image.fromarray(np.rint(base).astype(np.uint8))
+    image = Image.fromarray(np.rint(base).astype(np.uint8))
     if display.outlined:
         for one, colour, missing in zip(heat, colours, absent, strict=False):
             if not missing:
-                picture = _outlined(picture, one >= display.threshold, colour)
-    return picture
+                image = _outlined(image, one >= display.threshold, colour)
+    return image
 
 
-def _outlined(picture: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> Image.Image:
-    thickness = max(1, round(max(picture.size) / 350))
-    pixels = np.array(picture)
+def _outlined(image: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> Image.Image:
+    thickness = max(1, round(max(image.size) / 350))
+    pixels = np.array(image)
     pixels[outline(mask, thickness + 1)] = (20, 20, 20)
     pixels[outline(mask, thickness)] = colour
     return Image.fromarray(pixels)
 
 
-def mask_picture(result: Localization, index: int, threshold: float) -> Image.Image:
-    """A mask in black and white (0 and 255), of the picture's size."""
+def mask_image(result: Localization, index: int, threshold: float) -> Image.Image:
+    """A mask in black and white (0 and 255), of the image's size."""
     return Image.fromarray(result.mask(threshold)[index].numpy().astype(np.uint8) * 255)
 
 
-def jpeg(picture: Image.Image) -> bytes:
-    """A picture as the page sends it to the browser."""
+def jpeg(image: Image.Image) -> bytes:
+    """An image as the page sends it to the browser."""
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=90, subsampling=0)
+    image.save(stream, "JPEG", quality=90, subsampling=0)
     return stream.getvalue()
 
 
-def png(picture: Image.Image) -> bytes:
-    """A picture without loss."""
+def png(image: Image.Image) -> bytes:
+    """An image without loss."""
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()

@@ -8,17 +8,17 @@ from html import escape
 import streamlit as st
 
 from avgrad.app.question import COLOURS, Question
-from avgrad.app.sound_picture import MAX_SECONDS, SoundPicture
+from avgrad.app.session import Answer, Session
+from avgrad.app.spectrogram import MAX_SECONDS, Spectrogram
 from avgrad.app.style import css
 from avgrad.app.verdict import Verdict, verdicts
-from avgrad.app.visitor import Answer, Visitor
 
 _KINDS = {"audio": "sound", "speech": "spoken", "text": "text"}
 _NEAREST = '<p class="faint">The warm places are only what is nearest to it.</p>'
 _FAINT = " <small>(faint: probably not here)</small>"
 
 
-def show_cards(visitor: Visitor, answer: Answer) -> None:
+def show_cards(session: Session, answer: Answer) -> None:
     """The cards of all prompts."""
     scores = answer.result.scores.tolist()
     together = len(answer.questions) > 1
@@ -28,7 +28,7 @@ def show_cards(visitor: Visitor, answer: Answer) -> None:
         with st.container(border=True, key=f"card_{number}"):
             st.html(_heading(question, verdict, score, css(COLOURS[number]) if together else None))
             if question.modality != "text":
-                _sound(question, visitor.sound(question))
+                _sound(question, session.sound(question))
 
 
 def legend(answer: Answer, absent: Sequence[bool]) -> str:
@@ -36,7 +36,7 @@ def legend(answer: Answer, absent: Sequence[bool]) -> str:
 
     Args:
         answer: what was found.
-        absent: for each prompt whether it is probably not in the picture.
+        absent: for each prompt whether it is probably not in the image.
     """
     items = (
         f'<li><i style="--thing: {css(colour)}"></i>{escape(question.label)}{_FAINT if missing else ""}</li>'
@@ -57,13 +57,13 @@ def _heading(question: Question, verdict: Verdict, score: float, colour: str | N
     )
 
 
-def _sound(question: Question, picture: SoundPicture) -> None:
+def _sound(question: Question, image: Spectrogram) -> None:
     st.audio(question.content, format=question.mime, alt=f"Player of {question.label}")
-    spans = ", ".join(f"{begin:.1f} to {end:.1f} s" for begin, end in dict.fromkeys(picture.clips))
-    what = "The clips of" if picture.duration > MAX_SECONDS else "Waveform and log-mel spectrogram of"
+    spans = ", ".join(f"{begin:.1f} to {end:.1f} s" for begin, end in dict.fromkeys(image.clips))
+    what = "The clips of" if image.duration > MAX_SECONDS else "Waveform and log-mel spectrogram of"
     st.image(
-        picture.png,
+        image.png,
         width="stretch",
         alt=f"{what} {question.label}; the model hears {spans}",
     )
-    st.caption(f"{picture.duration:.1f} s. Bars: the clips that the model hears ({spans}).")
+    st.caption(f"{image.duration:.1f} s. Bars: the clips that the model hears ({spans}).")

@@ -9,28 +9,28 @@ from typing import Literal
 
 import streamlit as st
 
-from avgrad.app.picture import Picture
+from avgrad.app.image import InputImage
 from avgrad.app.question import MAX_QUESTIONS, Question
-from avgrad.scenes.samples import SampleThing, samples
+from avgrad.scenes.samples import SampleObject, samples
 
 _SOUNDS = ("wav", "mp3", "ogg", "oga", "opus", "flac", "m4a", "aac", "webm", "aif", "aiff", "mp4", "mov")
 _FORMS = {"audio": "Sound", "speech": "Spoken words", "text": "Text"}
 _ORDER = ("audio", "speech", "text")  # of prompts in a Localization
 
 
-def choose_kinds(kinds: Sequence[str]) -> None:
-    """Makes these the chosen kinds of sample prompts."""
-    st.session_state["kinds"] = list(kinds)
+def choose_classes(classes: Sequence[str]) -> None:
+    """Makes these the chosen classes of sample prompts."""
+    st.session_state["classes"] = list(classes)
 
 
-def choose_questions(picture: Picture) -> list[Question]:
+def choose_questions(image: InputImage) -> list[Question]:
     """Shows the ways to ask, and returns what is asked: at most `MAX_QUESTIONS`, in the order of a `Localization`."""
     samples_tab, record_tab, speak_tab, write_tab, upload_tab = st.tabs(
         ["Samples", "Record", "Speak", "Write", "Upload"]
     )
     asked: list[Question] = []
     with samples_tab:
-        asked += _samples(picture)
+        asked += _samples(image)
     with record_tab:
         recording = st.audio_input("Record a sound", key="recording", help="A few seconds are enough.")
         if recording is not None:
@@ -41,7 +41,7 @@ def choose_questions(picture: Picture) -> list[Question]:
             asked.append(_recording(spoken.getvalue(), "speech"))
     with write_tab:
         lines = st.text_area(
-            "Write what to look for, one thing per line",
+            "Write what to look for, one object per line",
             key="texts",
             max_chars=600,
             placeholder="a drum\nthe old clock",
@@ -55,7 +55,7 @@ def choose_questions(picture: Picture) -> list[Question]:
             asked.append(Question(file.name, "audio", file.getvalue(), mime, repr(file.name)))
     distinct = list({question.key: question for question in asked}.values())
     if len(distinct) > MAX_QUESTIONS:
-        st.warning(f"The page looks for {MAX_QUESTIONS} things at once; the others are left out.")
+        st.warning(f"The page looks for {MAX_QUESTIONS} objects at once; the others are left out.")
     return sorted(distinct[:MAX_QUESTIONS], key=lambda question: _ORDER.index(question.modality))
 
 
@@ -64,12 +64,12 @@ def _recording(content: bytes, modality: Literal["audio", "speech"]) -> Question
     return Question(name, modality, content, "audio/wav", repr(f"{name.replace(' ', '_')}.wav"), recorded=True)
 
 
-def _samples(picture: Picture) -> list[Question]:
-    here = [thing.kind for thing in picture.sample.things] if picture.sample else []
-    kinds = list(dict.fromkeys([*here, *sorted(_by_kind())]))
-    chosen = st.pills("Things to look for", kinds, selection_mode="multi", key="kinds")
+def _samples(image: InputImage) -> list[Question]:
+    here = [obj.object_class for obj in image.sample.objects] if image.sample else []
+    classes = list(dict.fromkeys([*here, *sorted(_by_class())]))
+    chosen = st.pills("Objects to look for", classes, selection_mode="multi", key="classes")
     if here:
-        st.caption(f"In this picture there are: {', '.join(here)}.")
+        st.caption(f"In this image there are: {', '.join(here)}.")
     forms = st.segmented_control(
         "Asked for by",
         list(_FORMS),
@@ -79,28 +79,30 @@ def _samples(picture: Picture) -> list[Question]:
         key="forms",
     )
     questions = []
-    for kind in chosen:
-        scenes = _by_kind()[kind]
-        number, place = next((pair for pair in scenes if samples()[pair[0]] == picture.sample), scenes[0])
+    for object_class in chosen:
+        scenes = _by_class()[object_class]
+        number, place = next((pair for pair in scenes if samples()[pair[0]] == image.sample), scenes[0])
         questions += [_sample(number, place, form) for form in forms]
     return questions
 
 
 @cache
-def _by_kind() -> dict[str, list[tuple[int, int]]]:
-    """For each kind, where it is among the samples: numbers of scenes, and of things in them."""
+def _by_class() -> dict[str, list[tuple[int, int]]]:
+    """For each class, where it is among the samples: numbers of scenes, and of objects in them."""
     places: dict[str, list[tuple[int, int]]] = {}
     for number, sample in enumerate(samples()):
-        for place, thing in enumerate(sample.things):
-            places.setdefault(thing.kind, []).append((number, place))
+        for place, obj in enumerate(sample.objects):
+            places.setdefault(obj.object_class, []).append((number, place))
     return places
 
 
 def _sample(number: int, place: int, form: str) -> Question:
-    thing: SampleThing = samples()[number].things[place]
-    source = f"samples()[{number}].things[{place}]"
+    obj: SampleObject = samples()[number].objects[place]
+    source = f"samples()[{number}].objects[{place}]"
     if form == "text":
-        return Question(thing.text, "text", thing.text.encode(), source=f"{source}.text")
+        return Question(obj.text, "text", obj.text.encode(), source=f"{source}.text")
     if form == "speech":
-        return Question(f"“{thing.phrase}”", "speech", thing.speech.read_bytes(), "audio/ogg", f"{source}.speech")
-    return Question(f"the sound of the {thing.kind}", "audio", thing.sound.read_bytes(), "audio/ogg", f"{source}.sound")
+        return Question(f"“{obj.phrase}”", "speech", obj.speech.read_bytes(), "audio/ogg", f"{source}.speech")
+    return Question(
+        f"the sound of the {obj.object_class}", "audio", obj.sound.read_bytes(), "audio/ogg", f"{source}.sound"
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from avgrad.app.image import MAX_SIDE
 from avgrad.app.overlays import Display
-from avgrad.app.picture import MAX_SIDE
-from avgrad.app.visitor import Answer
+from avgrad.app.session import Answer
 
 _KEYWORDS = ("audio", "speech", "text")
 
@@ -17,10 +17,10 @@ def recipe(answer: Answer, display: Display, layer: int | None = None) -> str:
         display: how it is shown.
         layer: the only layer that is shown; None for all.
     """
-    picture, asked = answer.picture, answer.questions
-    sources = [picture.source, *(question.source for question in asked)]
+    image, asked = answer.image, answer.questions
+    sources = [image.source, *(question.source for question in asked)]
     lines = ["import avgrad"]
-    if picture.shrunk:
+    if image.shrunk:
         lines.append("from avgrad.media import load_image")
     if any(source.startswith("samples()") for source in sources):
         lines.append("from avgrad.scenes.samples import samples")
@@ -30,14 +30,14 @@ def recipe(answer: Answer, display: Display, layer: int | None = None) -> str:
         if answer.localizer.correction is not None:
             options.append("correction=None")
     lines += ["", f"localizer = avgrad.Localizer({', '.join(options)})"]
-    if picture.shrunk:
+    if image.shrunk:
         lines += [
-            f"picture = load_image({picture.source})",
-            f"picture.thumbnail(({MAX_SIDE}, {MAX_SIDE}))",
-            "localizer.set_image(picture)",
+            f"image = load_image({image.source})",
+            f"image.thumbnail(({MAX_SIDE}, {MAX_SIDE}))",
+            "localizer.set_image(image)",
         ]
     else:
-        lines.append(f"localizer.set_image({picture.source})")
+        lines.append(f"localizer.set_image({image.source})")
     lines.append("result = localizer.localize(")
     for keyword in _KEYWORDS:
         given = [question.source for question in asked if question.modality == keyword]

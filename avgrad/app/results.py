@@ -13,17 +13,17 @@ from avgrad.app.methods import show_methods
 from avgrad.app.overlays import COLORMAPS, Display, fitted, has_layers, jpeg, layer_alone, overlay, together
 from avgrad.app.prompt_cards import legend
 from avgrad.app.question import COLOURS
+from avgrad.app.session import Answer, Session
 from avgrad.app.verdict import verdicts
-from avgrad.app.visitor import Answer, Visitor
 from avgrad.localization import Localization
 
 _ALL = "all"
 _DEEPER = ("Layers", "Methods", "Save")
-_SIDE, _SMALL_SIDE = 640, 400  # of pictures on the screen, in pixels
+_SIDE, _SMALL_SIDE = 640, 400  # of images on the screen, in pixels
 
 
 @st.fragment
-def show_results(visitor: Visitor, answer: Answer, started: float) -> None:
+def show_results(session: Session, answer: Answer, started: float) -> None:
     """The heatmaps of an answer with their controls, what lies behind them, and downloads.
 
     Args:
@@ -49,7 +49,7 @@ def show_results(visitor: Visitor, answer: Answer, started: float) -> None:
     if deeper == "Layers":
         show_layers(answer, display)
     elif deeper == "Methods":
-        show_methods(visitor, answer, display)
+        show_methods(session, answer, display)
     elif deeper == "Save":
         show_downloads(answer, result, display, layer)
 

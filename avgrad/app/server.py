@@ -53,17 +53,17 @@ def serve(port: int, address: str, show: bool) -> None:
 def _warm_up() -> None:
     """Does once what takes long the first time, so that no visitor waits for it."""
     import avgrad.app.page  # noqa: F401
+    from avgrad.app.image import sample_image
+    from avgrad.app.model_pool import BUNDLED, the_model_pool
     from avgrad.app.overlays import Display, jpeg, overlay
-    from avgrad.app.picture import sample_picture
     from avgrad.app.question import Question
-    from avgrad.app.visitor import Visitor
-    from avgrad.app.workshop import BUNDLED, the_workshop
+    from avgrad.app.session import Session
     from avgrad.scenes.samples import samples
 
-    visitor, thing = Visitor(the_workshop()), samples()[0].things[0]
-    visitor.model(BUNDLED)
-    sound = Question(thing.sound.name, "audio", thing.sound.read_bytes())
-    visitor.sound(sound)
-    answer, _ = visitor.look(sample_picture(0), [sound, Question(thing.text, "text", thing.text.encode())])
+    session, obj = Session(the_model_pool()), samples()[0].objects[0]
+    session.model(BUNDLED)
+    sound = Question(obj.sound.name, "audio", obj.sound.read_bytes())
+    session.sound(sound)
+    answer, _ = session.look(sample_image(0), [sound, Question(obj.text, "text", obj.text.encode())])
     assert answer is not None
     jpeg(overlay(answer.result, 0, Display()))

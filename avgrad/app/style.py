@@ -59,9 +59,9 @@ def _tiles() -> str:
     """The sample scenes as backgrounds of their buttons."""
     rules = []
     for number, sample in enumerate(samples()):
-        with Image.open(sample.image) as picture:
-            side = picture.width
-            small = picture.convert("RGB").resize(_TILE, box=(0, side // 8, side, side * 7 // 8))
+        with Image.open(sample.image) as image:
+            side = image.width
+            small = image.convert("RGB").resize(_TILE, box=(0, side // 8, side, side * 7 // 8))
         stream = io.BytesIO()
         small.save(stream, "JPEG", quality=80)
         data = base64.b64encode(stream.getvalue()).decode()
@@ -74,11 +74,11 @@ def icon() -> Image.Image:
     """What browsers show beside the page's title: a warm place."""
     from PIL import ImageDraw
 
-    picture = Image.new("RGBA", (64, 64))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGBA", (64, 64))
+    draw = ImageDraw.Draw(image)
     for radius, colour in ((30, "#2b3fbf"), (22, "#1fc7a4"), (14, "#fbb938"), (7, "#c42503")):
         draw.ellipse((32 - radius, 32 - radius, 32 + radius, 32 + radius), fill=colour)
-    return picture
+    return image
 
 
 def plain(words: str) -> str:

@@ -16,8 +16,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         words: a short sentence without a full stop.
-        probability: that the thing is in the picture, where the model knows it.
-        absent: whether the thing is probably not in the picture.
+        probability: that the object is in the image, where the model knows it.
+        absent: whether the object is probably not in the image.
     """
 
     words: str
@@ -26,10 +26,10 @@ class Verdict(NamedTuple):
 
 
 _STEPS = (
-    (0.8, "very likely in the picture"),
-    (0.5, "likely in the picture"),
-    (0.2, "perhaps not in the picture"),
-    (0.0, "probably not in the picture"),
+    (0.8, "very likely in the image"),
+    (0.5, "likely in the image"),
+    (0.2, "perhaps not in the image"),
+    (0.0, "probably not in the image"),
 )
 
 
@@ -44,7 +44,7 @@ def _calibration() -> tuple[float, float] | None:
 
 
 def probability(model: str, score: float) -> float | None:
-    """How likely a thing with this score is in the picture, in [0, 1]; None where the model does not tell."""
+    """How likely an object with this score is in the image, in [0, 1]; None where the model does not tell."""
     calibration = _calibration() if model == "mini" else None
     if calibration is None:
         return None
@@ -64,11 +64,11 @@ def _verdict(result: Localization, index: int) -> Verdict:
         words = next(words for least, words in _STEPS if likely >= least)
         return Verdict(words, likely, likely < 0.5)
     modality = result.prompts[index].modality
-    rivals = [float(s) for s, p in zip(result.scores, result.prompts, strict=True) if p.modality == modality]
-    if len(rivals) == 1:
+    baselines = [float(s) for s, p in zip(result.scores, result.prompts, strict=True) if p.modality == modality]
+    if len(baselines) == 1:
         return Verdict("this model's scores mean something only beside others: add a prompt to compare", None, False)
-    best = max(rivals)
-    kind = "texts" if modality == "text" else "sounds"
+    best = max(baselines)
+    plural = "texts" if modality == "text" else "sounds"
     if score == best:
-        return Verdict(f"fits the picture best of the {len(rivals)} {kind}", None, False)
-    return Verdict(f"fits the picture less well than the best of the {kind} ({best - score:.3f} below it)", None, False)
+        return Verdict(f"fits the image best of the {len(baselines)} {plural}", None, False)
+    return Verdict(f"fits the image less well than the best of the {plural} ({best - score:.3f} below it)", None, False)

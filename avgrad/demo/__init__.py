@@ -13,12 +13,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from avgrad.demo.answers import Look, look
+from avgrad.demo.images import gallery, strip
 from avgrad.demo.page import page
-from avgrad.demo.pictures import gallery, strip
 from avgrad.localization import write_whole
 from avgrad.localizer import Localizer
 from avgrad.models.registry import load
-from avgrad.scenes.samples import Sample, SampleThing, samples
+from avgrad.scenes.samples import Sample, SampleObject, samples
 
 __all__ = ["Demo", "run"]
 
@@ -43,21 +43,21 @@ class Demo(NamedTuple):
     def __str__(self) -> str:
         """What to say at the end, and what to try next."""
         answers = [answer for look in self.looks for answer in look.answers]
-        hits = sum(bool(answer.on_thing) for answer in answers)
+        hits = sum(bool(answer.on_object) for answer in answers)
         overlap = mean(answer.iou or 0.0 for answer in answers)
         return (
-            f"{len(answers)} prompts by sound, speech and text for things in {len(self.looks)} scenes: "
-            f"the hottest pixel is on the thing for {hits}, mean IoU {overlap:.2f} ({self.seconds:.1f} s)\n\n"
+            f"{len(answers)} prompts by sound, speech and text for objects in {len(self.looks)} scenes: "
+            f"the hottest pixel is on the object for {hits}, mean IoU {overlap:.2f} ({self.seconds:.1f} s)\n\n"
             f"the page:     {self.page}\n"
-            f"the pictures: {self.gallery}, {self.strips[0].name} to {self.strips[-1].name}\n\n"
+            f"the images: {self.gallery}, {self.strips[0].name} to {self.strips[-1].name}\n\n"
             "what to try next:\n"
-            '  avgrad localize PHOTO --text "a dog"   a picture of your own; mini knows drawings like these only\n'
+            '  avgrad localize PHOTO --text "a dog"   an image of your own; mini knows drawings like these only\n'
             "  avgrad download imagebind_huge         ImageBind, which knows the real world"
         )
 
 
 def run(out: str | os.PathLike[str], progress: bool = True) -> Demo:
-    """Localizes prompts of all modalities in the sample scenes with the bundled model, and writes a page and pictures.
+    """Localizes prompts of all modalities in the sample scenes with the bundled model, and writes a page and images.
 
     Args:
         out: folder for `index.html`, `gallery.png` and `scene_N.png`; made where it is missing.
@@ -83,18 +83,18 @@ def run(out: str | os.PathLike[str], progress: bool = True) -> Demo:
     return Demo(written, montage, tuple(strips), tuple(looks), time.perf_counter() - start)
 
 
-def _absent(scenes: tuple[Sample, ...], number: int) -> SampleThing:
-    """A thing of another scene whose kind is not in scene `number`."""
-    here = {thing.kind for thing in scenes[number].things}
+def _absent(scenes: tuple[Sample, ...], number: int) -> SampleObject:
+    """An object of another scene whose class is not in scene `number`."""
+    here = {obj.object_class for obj in scenes[number].objects}
     others = scenes[number + 1 :] + scenes[:number]
-    return next(thing for scene in others for thing in scene.things if thing.kind not in here)
+    return next(obj for scene in others for obj in scene.objects if obj.object_class not in here)
 
 
-def _few_colours(picture: Image.Image) -> Image.Image:
-    """The picture in 256 colours, dithered: a third of the bytes, which suits a README."""
-    palette = picture.quantize(256, method=Image.Quantize.FASTOCTREE)
-    return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+def _few_colours(image: Image.Image) -> Image.Image:
+    """The image in 256 colours, dithered: a third of the bytes, which suits a README."""
+    palette = image.quantize(256, method=Image.Quantize.FASTOCTREE)
+    return image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
 
 
-def _save(path: Path, picture: Image.Image) -> Path:
-    return write_whole(path, partial(picture.save, format="PNG"))
+def _save(path: Path, image: Image.Image) -> Path:
+    return write_whole(path, partial(image.save, format="PNG"))

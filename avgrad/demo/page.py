@@ -12,7 +12,7 @@ from statistics import mean
 from PIL import Image
 
 from avgrad.demo.answers import MODALITIES, Answer, Look
-from avgrad.demo.pictures import THINGS, answer_picture, log_mel_picture, truth_picture
+from avgrad.demo.images import OBJECTS, answer_image, log_mel_image, truth_image
 
 _BY = {"audio": "heard", "speech": "said", "text": "written"}
 _PROMPTS = {"audio": "Sounds", "speech": "Spoken phrases", "text": "Texts"}
@@ -30,7 +30,7 @@ h1 { font-size: clamp(1.7rem, 4.2vw, 2.7rem); line-height: 1.15; letter-spacing:
   text-wrap: balance; }
 h2 { font-size: 1.5rem; margin: 0; letter-spacing: -.01em; }
 h3 { font-size: 1.1rem; margin: 0 0 .5rem; display: flex; align-items: center; gap: .5rem; }
-h3 i { width: .8rem; height: .8rem; border-radius: 50%; background: var(--thing); }
+h3 i { width: .8rem; height: .8rem; border-radius: 50%; background: var(--object); }
 p { margin: 0 0 .8rem; max-width: 46rem; }
 .lead { font-size: 1.1rem; color: var(--faint); }
 .key { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; padding: 0; margin: 1.2rem 0 0; list-style: none;
@@ -50,7 +50,7 @@ img { display: block; max-width: 100%; height: auto; border-radius: 8px; }
 figure { margin: 0; }
 figcaption { font-size: .88rem; color: var(--faint); }
 .scene figcaption { margin-top: .3rem; }
-.thing + .thing, .absent { margin-top: 1.6rem; }
+.object + .object, .absent { margin-top: 1.6rem; }
 .row { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 1rem; }
 .answer { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: .6rem; min-width: 0; }
 .answer figcaption { display: grid; gap: .4rem; padding: .55rem .2rem .1rem; min-width: 0; }
@@ -92,13 +92,13 @@ _KEY = """<ul class="key">
 stroke="#fff" stroke-width="2.5"/></svg>the mask found: where the heatmap is above 0.5</li>
 <li><svg width="26" height="10" aria-hidden="true"><path d="M0 5h26" stroke="var(--truth)" stroke-width="3"
 stroke-dasharray="6 4"/></svg>the true outline, which the model never saw</li>
-<li><b>score</b>&ensp;cosine similarity of picture and prompt</li>
+<li><b>score</b>&ensp;cosine similarity of image and prompt</li>
 <li><b>IoU</b>&ensp;how far the found and the true mask agree, from 0 to 1</li>
 </ul>"""
 
 _NEXT = """<div class="next"><h2>What to try next</h2>
 <dl>
-<dt>Words in a picture of your own (mini knows only drawings like these; the next line is for photographs):</dt>
+<dt>Words in an image of your own (mini knows only drawings like these; the next line is for photographs):</dt>
 <dd><pre>avgrad localize PHOTO --text "a dog" --audio SOUND.wav</pre></dd>
 <dt>The real world: ImageBind, whose weights are CC-BY-NC 4.0, not for commercial use:</dt>
 <dd><pre>avgrad download imagebind_huge</pre></dd>
@@ -120,13 +120,13 @@ def page(looks: Sequence[Look], seconds: float) -> str:
         seconds: what making them took.
 
     Returns:
-        HTML without anything from elsewhere: pictures and sounds are data: URIs.
+        HTML without anything from elsewhere: images and sounds are data: URIs.
     """
     answers = [answer for look in looks for answer in look.answers]
     lead = (
-        f"{len(answers) + len(looks)} prompts, {len(looks)} made-up scenes, one small model "
+        f"{len(answers) + len(looks)} prompts, {len(looks)} synthetic scenes, one small model "
         f"({looks[0].result.model}), {seconds:.0f} seconds. Each heatmap is the model's answer to "
-        "a sound, to a spoken phrase or to a text; it was trained on which things are in a scene, and never told where."
+        "a sound, a spoken phrase or a text; it was trained on which objects are in a scene, and never told where."
     )
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -138,7 +138,7 @@ def page(looks: Sequence[Look], seconds: float) -> str:
 </head>
 <body><main>
 <header class="top">
-<h1>Where in this picture is the thing that I hear, say or write?</h1>
+<h1>Where in this image is the object that I hear, say or write?</h1>
 <p class="lead">{escape(lead)}</p>
 {_table(looks)}
 {_KEY}
@@ -159,31 +159,31 @@ def _table(looks: Sequence[Look]) -> str:
         cells = (
             _PROMPTS[modality],
             str(len(answers)),
-            f"{sum(bool(answer.on_thing) for answer in answers)}",
+            f"{sum(bool(answer.on_object) for answer in answers)}",
             f"{mean(answer.iou or 0.0 for answer in answers):.2f}",
             f"{mean(answer.score for answer in answers):.2f}",
             f"{mean(absent):.2f}",
         )
         lines.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    titles = ("Prompts", "asked", "hottest pixel on the thing", "mean IoU", "mean score", "score of absent things")
+    titles = ("Prompts", "asked", "hottest pixel on the object", "mean IoU", "mean score", "score of absent objects")
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     return f'<div class="table"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
 def _section(look: Look) -> str:
-    things = [_a(thing.kind) for thing in look.sample.things]
-    listed = " and ".join([", ".join(things[:-1]), things[-1]]) if len(things) > 1 else things[0]
+    objects = [_a(obj.object_class) for obj in look.sample.objects]
+    listed = " and ".join([", ".join(objects[:-1]), objects[-1]]) if len(objects) > 1 else objects[0]
     rows = []
-    for thing, colour in zip(look.sample.things, THINGS, strict=False):
-        tiles = "".join(_tile(look, look.answer(thing, modality)) for modality in MODALITIES)
-        style = f"--thing: rgb{colour}"
-        title = f"<h3><i></i>{escape(thing.kind)}</h3>"
-        rows.append(f'<div class="thing" style="{style}">{title}<div class="row">{tiles}</div></div>')
+    for obj, colour in zip(look.sample.objects, OBJECTS, strict=False):
+        tiles = "".join(_tile(look, look.answer(obj, modality)) for modality in MODALITIES)
+        style = f"--object: rgb{colour}"
+        title = f"<h3><i></i>{escape(obj.object_class)}</h3>"
+        rows.append(f'<div class="object" style="{style}">{title}<div class="row">{tiles}</div></div>')
     return f"""<section>
 <div class="scene">
 <header><h2>{escape(look.sample.title)}</h2><p>{escape(listed[0].upper() + listed[1:])}.</p></header>
 <figure>{_image(look.result.image, f"The scene: {listed}.")}<figcaption>the scene</figcaption></figure>
-<figure>{_image(truth_picture(look), f"True masks of {listed}.")}<figcaption>the true masks</figcaption></figure>
+<figure>{_image(truth_image(look), f"True masks of {listed}.")}<figcaption>the true masks</figcaption></figure>
 </div>
 <div>
 {"".join(rows)}
@@ -194,14 +194,14 @@ def _section(look: Look) -> str:
 
 
 def _tile(look: Look, answer: Answer) -> str:
-    where = "on" if answer.on_thing else "beside"
+    where = "on" if answer.on_object else "beside"
     alt = (
-        f"Heatmap of {answer.words}: the mask found overlaps the {answer.thing.kind} with an IoU of {answer.iou:.2f}, "
-        f"the hottest pixel is {where} it."
+        f"Heatmap of {answer.words}: the mask found overlaps the {answer.obj.object_class} with an IoU of "
+        f"{answer.iou:.2f}, the hottest pixel is {where} it."
     )
-    kind = "good" if answer.on_thing else "bad"
-    verdict = f'<span class="{kind}">hottest {where} the {escape(answer.thing.kind)}</span>'
-    return f"""<figure class="answer {_BY[answer.modality]}">{_image(answer_picture(look, answer), alt)}
+    style = "good" if answer.on_object else "bad"
+    verdict = f'<span class="{style}">hottest {where} the {escape(answer.obj.object_class)}</span>'
+    return f"""<figure class="answer {_BY[answer.modality]}">{_image(answer_image(look, answer), alt)}
 <figcaption>{_asked(answer)}
 <p class="figures"><span>score <b>{answer.score:.2f}</b></span><span>IoU <b>{answer.iou:.2f}</b></span>{verdict}</p>
 </figcaption></figure>"""
@@ -218,22 +218,22 @@ def _absent(look: Look) -> str:
         else f"lower than {below} of the {len(present)} of what is there"
     )
     alt = f"Heatmap of {answer.words}, which is not in the scene."
-    return f"""<div class="absent"><h3>Not in this picture: {escape(_a(answer.thing.kind))}</h3>
-<figure class="answer {_BY[answer.modality]}">{_image(answer_picture(look, answer), alt)}
+    return f"""<div class="absent"><h3>Not in this image: {escape(_a(answer.obj.object_class))}</h3>
+<figure class="answer {_BY[answer.modality]}">{_image(answer_image(look, answer), alt)}
 <figcaption>{_asked(answer)}
 <p class="figures"><span>score <b>{answer.score:.2f}</b>, {compared}</span></p>
-<span>A heatmap always has a hottest place. Whether the thing is there at all is what the score tells.</span>
+<span>A heatmap always has a hottest place. Whether the object is there at all is what the score tells.</span>
 </figcaption></figure></div>"""
 
 
 def _asked(answer: Answer) -> str:
-    """The prompt: its words, and the sound with its picture."""
+    """The prompt: its words, and the sound with its image."""
     words = escape(answer.words) if answer.modality == "audio" else f"<q>{escape(answer.words)}</q>"
     asked = f'<p class="asked"><b>{_BY[answer.modality]}</b>{words}</p>'
     if answer.modality == "text":
         return asked
-    sound = answer.thing.sound if answer.modality == "audio" else answer.thing.speech
-    mel = _image(log_mel_picture(sound, (320, 64)), f"Log-mel spectrogram of {answer.words}.", "mel")
+    sound = answer.obj.sound if answer.modality == "audio" else answer.obj.speech
+    mel = _image(log_mel_image(sound, (320, 64)), f"Log-mel spectrogram of {answer.words}.", "mel")
     return f'{asked}{mel}<audio controls preload="metadata" src="{_audio(sound)}"></audio>'
 
 
@@ -241,14 +241,14 @@ def _a(noun: str) -> str:
     return noun if noun == "rain" else f"a {noun}"
 
 
-def _image(picture: Image.Image, alt: str, style: str = "") -> str:
+def _image(image: Image.Image, alt: str, style: str = "") -> str:
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=82)
+    image.save(stream, "JPEG", quality=82)
     data = base64.b64encode(stream.getvalue()).decode()
     name = f' class="{style}"' if style else ""
     return (
         f'<img{name} src="data:image/jpeg;base64,{data}" alt="{escape(alt)}" '
-        f'width="{picture.width}" height="{picture.height}">'
+        f'width="{image.width}" height="{image.height}">'
     )
 
 

@@ -1,1 +1,1 @@
-"""What turns a sound, a text or a picture into the numbers that a network takes."""
+"""What turns a sound, a text or an image into the numbers that a network takes."""

@@ -45,7 +45,7 @@ def _clip_starts(duration: float) -> list[Fraction]:
 
 
 def log_mel(waveform: torch.Tensor) -> torch.Tensor:
-    """Log-mel spectrogram of one clip, normalised for the audio tower.
+    """Log-mel spectrogram of one clip, normalized for the audio tower.
 
     Source: ImageBind's `waveform2melspec` (Kaldi filter banks, 25 ms Hanning windows every 10 ms).
 
@@ -54,7 +54,7 @@ def log_mel(waveform: torch.Tensor) -> torch.Tensor:
             the one that counts; less than 25 ms is filled up with zeros.
 
     Returns:
-        float32 [1, 128, 204]: frames beyond the clip are filled with zeros before normalisation, those
+        float32 [1, 128, 204]: frames beyond the clip are filled with zeros before normalization, those
         beyond 204 are cut off.
     """
     from torchaudio.compliance.kaldi import fbank

@@ -1,4 +1,4 @@
-"""Pictures to pixels: resizing and normalisation as the original models expect them."""
+"""Images to pixels: resizing and normalization as the original models expect them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-# A whole picture keeps its proportions up to this one, so that a panorama does not ask for endless tokens.
+# A whole image keeps its proportions up to this one, so that a panorama does not ask for endless tokens.
 MAX_ASPECT = 3.0
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a model wants its pictures.
+    """How a model wants its images.
 
     Attributes:
         size: the side in pixels that the model was trained on.
         patch_size: side of a patch in pixels.
         mean, std: of each channel, for pixels in [0, 1].
         resampling: "bicubic" or "bilinear".
-        squash: whether the original preprocessing stretches a picture to a square instead of cropping it.
+        squash: whether the original preprocessing stretches an image to a square instead of cropping it.
     """
 
     size: int
@@ -57,7 +57,7 @@ class Preprocess:
         return self._normalize(resized.crop((left, top, left + self.size, top + self.size)))
 
     def whole(self, image: Image.Image, size: int | None = None) -> Tensor:
-        """The whole picture, its proportions kept: no part of it is cut off, so a heatmap covers all of it.
+        """The whole image, its proportions kept: no part of it is cut off, so a heatmap covers all of it.
 
         Args:
             image: RGB.

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
-from avgrad.media import MediaError
+from avgrad.errors import MediaError
 
 
 class TextEncoder(Protocol):
@@ -54,7 +54,7 @@ def check_texts(texts: Sequence[str]) -> list[str]:
 
 
 def encode_labels(model: TextEncoder, labels: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
-    """One embedding per label: the mean of the unit-norm embeddings of its templates, normalised again.
+    """One embedding per label: the mean of the unit-norm embeddings of its templates, normalized again.
 
     Args:
         model: has `encode_text`.

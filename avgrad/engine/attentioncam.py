@@ -9,13 +9,13 @@ from torch import Tensor
 
 from avgrad.engine.legrad import Pooling
 from avgrad.engine.trace import as_maps, first_row, gradients, in_chunks, pooled_row, trace
-from avgrad.engine.vit import VisionTransformer
+from avgrad.engine.view import ViTView
 
 
 @torch.no_grad()
 @in_chunks
 def attentioncam(
-    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+    view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
 ) -> Tensor:
     """AttentionCAM (Bousselham et al. 2025, Eq. 11; it goes back to a baseline of Chefer et al. 2020).
 
@@ -23,7 +23,7 @@ def attentioncam(
     Our reading: s is the model's own score; the attention is that of the last of `layers`; the row is the class
     token's, the mean of the patches' rows where the model pools by the mean, or the attentional pooler's own.
 
-    Args: as `avgrad.engine.legrad.legrad`; `pooling` has no meaning here, since s is the model's own.
+    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored here, since s is the model's own.
 
     Returns:
         `[B, P, 1, patches]`, at least float32, 0 or more.

@@ -22,7 +22,7 @@ from avgrad.engine.lrp import lrp, partial_lrp, transformer_attribution
 from avgrad.engine.raw_attention import raw_attention
 from avgrad.engine.rollout import rollout
 from avgrad.engine.textspan import textspan
-from avgrad.engine.vit import VisionTransformer
+from avgrad.engine.view import ViTView
 
 Method = Callable[..., Tensor]  # (view, pixels, prompts, layers, pooling, *, options of its own) -> maps
 
@@ -73,9 +73,7 @@ CORRECTED = ("legrad", "legrad_autograd")
 CORRECTION = 0.8  # the LeGrad paper's threshold
 
 
-def resolve_correction(
-    correction: float | Literal["default"] | None, view: VisionTransformer, method: str
-) -> float | None:
+def resolve_correction(correction: float | Literal["default"] | None, view: ViTView, method: str) -> float | None:
     """The threshold that a `correction` argument means, None for no correction.
 
     Args:
@@ -100,7 +98,7 @@ def resolve_correction(
     return correction
 
 
-def with_empty_prompt(view: VisionTransformer, prompts: Tensor) -> Tensor:
+def with_empty_prompt(view: ViTView, prompts: Tensor) -> Tensor:
     """Prompts `[B, P, D]` with the model's empty prompt behind them, `[B, P + 1, D]`."""
     if view.empty_prompt is None:
         raise ValueError("this model has no empty prompt")
@@ -135,7 +133,7 @@ def resolve_layers(layers: int | Sequence[int] | None, num_layers: int) -> list[
     return sorted({numbers[layer] for layer in layers})
 
 
-def check_pooling(pooling: str, view: VisionTransformer) -> None:
+def check_pooling(pooling: str, view: ViTView) -> None:
     """Refuses what the model cannot pool by.
 
     Raises:
@@ -148,7 +146,7 @@ def check_pooling(pooling: str, view: VisionTransformer) -> None:
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Each map `[..., h, w]` stretched to [0, 1] by its own smallest and largest value; a constant one becomes 0.
+    """Each map `[..., h, w]` min-max normalized by its own smallest and largest value; a constant one becomes 0.
 
     >>> min_max(torch.tensor([[[1.0, 3.0], [2.0, 1.0]]]))
     tensor([[[0.0000, 1.0000],
@@ -164,12 +162,12 @@ def _min_max_(maps: Tensor) -> Tensor:
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps `[B, P, gh, gw]` on the patch grid, bilinearly enlarged to `[B, P, *size]`."""
+    """Maps `[B, P, gh, gw]` on the patch grid, bilinearly upsampled to `[B, P, *size]`."""
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def finish(
-    view: VisionTransformer, maps: Tensor, size: tuple[int, int], threshold: float | None = None, normalize: bool = True
+    view: ViTView, maps: Tensor, size: tuple[int, int], threshold: float | None = None, normalize: bool = True
 ) -> Tensor:
     """Heatmaps from maps summed over layers.
 
@@ -177,8 +175,8 @@ def finish(
         view: the model.
         maps: `[B, P, gh, gw]` on the patch grid; with a threshold `[B, P + 1, gh, gw]`, the last the empty prompt's.
         size: height and width of the heatmaps.
-        threshold: zero the maps where the empty prompt's, stretched to [0, 1], exceeds this (paper B.5, Eq. 13).
-        normalize: stretch each map to [0, 1]: after it is enlarged, but for models that pool by attention before, as
+        threshold: zero the maps where the empty prompt's, min-max normalized, exceeds this (paper B.5, Eq. 13).
+        normalize: min-max normalize each map: after it is upsampled, but for models that pool by attention before, as
             the released code does.
 
     Returns:
@@ -194,7 +192,7 @@ def finish(
 
 
 def attribute(
-    view: VisionTransformer,
+    view: ViTView,
     pixels: Tensor,
     prompts: Tensor,
     method: str = "legrad",
@@ -205,19 +203,19 @@ def attribute(
     correction: float | Literal["default"] | None = "default",
     **options: Any,
 ) -> Tensor:
-    """Where in each picture is what each prompt means?
+    """Where in each image is what each prompt means?
 
     Args:
         view: the model's vision transformer (`model.vision`).
-        pixels: preprocessed pictures, `[B, 3, h, w]`; h and w are multiples of the patch size, not necessarily equal.
-        prompts: embeddings, `[P, D]` (the same for every picture) or `[B, P, D]` (each picture its own).
+        pixels: preprocessed images, `[B, 3, h, w]`; h and w are multiples of the patch size, not necessarily equal.
+        prompts: embeddings, `[P, D]` (the same for every image) or `[B, P, D]` (each image its own).
         method: one of `METHODS`; "legrad" is the paper's, in closed form.
         layers: None for all; an int k >= 0 for "from layer k", a negative one for "the last -k", a list for exactly
             those. Methods that look at one layer take the last of them.
         pooling: what a layer's score is of: "mean" of all tokens (LeGrad Eq. 3), or the "cls" token; of no meaning
             where the model pools by attention.
-        per_layer: return the layers' raw maps on the patch grid, not summed, corrected, enlarged or normalised.
-        normalize: stretch each map to [0, 1].
+        per_layer: return the layers' raw maps on the patch grid, not summed, corrected, upsampled or normalized.
+        normalize: min-max normalize each map.
         correction: zero each LeGrad map where that of the empty prompt "a photo of a" exceeds this (paper B.5, Eq. 13);
             None or 0 for not. The default is 0.8 for models with an empty prompt (those that pool by attention), else
             none.

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avgrad.engine.legrad import Pooling
-from avgrad.engine.vit import AttentionPooler, VisionTransformer
+from avgrad.engine.view import AttentionPooler, ViTView
 
 
 def legrad_autograd(
-    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+    view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
 ) -> Tensor:
     """The same as `avgrad.engine.legrad.legrad`, with the gradient of each attention matrix taken by autograd."""
     if view.pooler is not None:
@@ -42,7 +42,7 @@ def legrad_autograd(
 
 
 def _pooler_maps(
-    view: VisionTransformer, pooler: AttentionPooler, pixels: Tensor, prompts: Tensor, layers: Sequence[int]
+    view: ViTView, pooler: AttentionPooler, pixels: Tensor, prompts: Tensor, layers: Sequence[int]
 ) -> Tensor:
     """The same where the model pools by attention: the pooler looks at every layer's output."""
     wanted, maps = frozenset(layers), []

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from avgrad.engine.legrad import Pooling
 from avgrad.engine.trace import as_maps, first_row, gradients, in_chunks, trace
-from avgrad.engine.vit import VisionTransformer
+from avgrad.engine.view import ViTView
 
 
 def relevant(gradient: Tensor, attention: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def relevant(gradient: Tensor, attention: Tensor) -> Tensor:
 @torch.no_grad()
 @in_chunks
 def chefercam(
-    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+    view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
 ) -> Tensor:
     """The relevance of each patch to the pooled token (Chefer et al. 2021, Eqs. 5 and 6).
 
@@ -29,7 +29,7 @@ def chefercam(
     the mean, the map is the mean of the patches' rows; an attentional pooler is a decoder's cross attention without a
     skip connection (Bousselham et al. 2025, B.4): its M times R.
 
-    Args: as `avgrad.engine.legrad.legrad`; only `layers` update R; `pooling` has no meaning here, since s is the
+    Args: as `avgrad.engine.legrad.legrad`; only `layers` update R; `pooling` is ignored here, since s is the
         model's own.
 
     Returns:

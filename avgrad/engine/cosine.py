@@ -9,19 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avgrad.engine.legrad import Pooling
-from avgrad.engine.vit import AttentionPooler, VisionTransformer
+from avgrad.engine.view import AttentionPooler, ViTView
 
 
 @torch.no_grad()
-def cosine(
-    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
-) -> Tensor:
+def cosine(view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean") -> Tensor:
     """Cosine similarity of patches (after the last of the layers and the head) and prompts (the paper's plain row).
 
     Where the model pools by attention, the pooler looks at each patch alone: its attention to it is 1, so that what
     comes out is that patch's value, projected.
 
-    Args: as `avgrad.engine.legrad.legrad`; `pooling` has no meaning here.
+    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored here.
 
     Returns:
         `[B, P, 1, patches]`, at least float32, in [-1, 1].
@@ -40,7 +38,7 @@ def cosine(
     return similarity.to(torch.promote_types(view.dtype, torch.float32))[:, :, None]
 
 
-def _alone(pooler: AttentionPooler, tokens: Tensor, view: VisionTransformer) -> Tensor:
+def _alone(pooler: AttentionPooler, tokens: Tensor, view: ViTView) -> Tensor:
     """What the pooler makes of each patch alone, `[B, patches, d_p]`, of all of a layer's tokens `[B, n, d]`."""
     _, _, values = pooler.heads(tokens)
     return pooler.transform(pooler.mix(values[:, :, view.num_prefix_tokens - pooler.num_skipped :]))

@@ -10,23 +10,24 @@ from torch import Tensor
 
 from avgrad.engine.legrad import Pooling
 from avgrad.engine.trace import as_maps, gradients, in_chunks, run_blocks, scored
-from avgrad.engine.vit import UnsupportedModelError, VisionTransformer
+from avgrad.engine.view import ViTView
+from avgrad.errors import UnsupportedModelError
 
 
 @torch.no_grad()
 @in_chunks
 def grad_eclip(
-    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+    view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
 ) -> Tensor:
     """Grad-ECLIP (Zhao et al. 2024, "Gradient-based Visual Explanation for Transformer-based CLIP").
 
     With o the class token's attention output (heads side by side, before `W_o`), `w = ds/do` weights the channels and
-    `lambda_j`, the cosine of the class token's query and key j stretched to [0, 1] over the patches, the tokens:
+    `lambda_j`, the cosine of the class token's query and key j min-max normalized over the patches, the tokens:
     `E_j = relu(sum_c(w_c lambda_j v_jc))`. Our reading: the released code runs the explained layer with a single head
     and compares query and key after `W_o`; here the model stays as it is, and query and key, all heads side by side,
     are compared as they are. The layer is the last of `layers`, and s is the model's own score.
 
-    Args: as `avgrad.engine.legrad.legrad`; `pooling` has no meaning here.
+    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored here.
 
     Returns:
         `[B, P, 1, patches]`, at least float32, 0 or more.

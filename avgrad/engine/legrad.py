@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from avgrad.engine.linear import linear, products
-from avgrad.engine.vit import AttentionPooler, Block, VisionTransformer, activation_slope_
+from avgrad.engine.view import AttentionPooler, Block, ViTView, activation_derivative_
 
 Pooling = Literal["mean", "cls"]
 
-# Pictures and prompts are taken in chunks whose intermediate tensors fit in about this many bytes, so that memory does
+# Images and prompts are taken in chunks whose intermediate tensors fit in about this many bytes, so that memory does
 # not grow with their number. A CPU gains nothing from chunks larger than its caches, a GPU wants long matrices.
 CHUNK_BYTES = {"cpu": 8 * 2**20, "gpu": 64 * 2**20}
 
@@ -85,13 +85,13 @@ def _record(block: Block, index: int, x: Tensor, pooling: Pooling, dtype: torch.
     pooled = z.mean(1) if pooling == "mean" else z[:, 0].clone()
     if pooling == "cls":  # the gradient enters at the class token alone: only its row is ever needed
         y, mean, rstd, hidden = y[:, :1], mean[:, :1], rstd[:, :1].clone(), hidden[:, :1].clone()
-    slope = activation_slope_(block.activation, hidden).to(dtype)
+    slope = activation_derivative_(block.activation, hidden).to(dtype)
     return z, LayerRecord(index, pooled, values, slope, (y - mean).mul_(rstd), rstd)
 
 
 @torch.no_grad()
 def forward(
-    view: VisionTransformer,
+    view: ViTView,
     pixels: Tensor,
     layers: Sequence[int],
     pooling: Pooling,
@@ -133,8 +133,8 @@ def _chunk(device: torch.device, item_bytes: int) -> int:
     return max(1, CHUNK_BYTES["cpu" if device.type == "cpu" else "gpu"] // item_bytes)
 
 
-def pictures_at_once(view: VisionTransformer, pixels: Tensor) -> int:
-    """How many of the pictures `[B, 3, h, w]` `legrad` takes at a time, 1 or more; see `CHUNK_BYTES`."""
+def images_at_once(view: ViTView, pixels: Tensor) -> int:
+    """How many of the images `[B, 3, h, w]` `legrad` takes at a time, 1 or more; see `CHUNK_BYTES`."""
     rows, columns = view.grid(pixels)
     weight = view.blocks[0].fc1_weight
     hidden = (view.num_prefix_tokens + rows * columns) * weight.shape[0]
@@ -166,7 +166,7 @@ def _explain_chunk(block: Block, record: LayerRecord, g: Tensor, m: Tensor, relu
 
 
 def _explain_pooler(
-    view: VisionTransformer, pooler: AttentionPooler, record: PoolerRecord, prompts: Tensor, relu: bool
+    view: ViTView, pooler: AttentionPooler, record: PoolerRecord, prompts: Tensor, relu: bool
 ) -> Tensor:
     heads = record.values.shape[1]
     e = view.layer_head.gradient(pooler.transform(record.attended), prompts)
@@ -182,7 +182,7 @@ def _explain_pooler(
 
 
 @torch.no_grad()
-def explain(view: VisionTransformer, record: Record, prompts: Tensor, relu: bool = True) -> Tensor:
+def explain(view: ViTView, record: Record, prompts: Tensor, relu: bool = True) -> Tensor:
     """One layer's maps for many prompts.
 
     Args:
@@ -217,7 +217,7 @@ def explain(view: VisionTransformer, record: Record, prompts: Tensor, relu: bool
 
 @torch.no_grad()
 def legrad(
-    view: VisionTransformer,
+    view: ViTView,
     pixels: Tensor,
     prompts: Tensor,
     layers: Sequence[int],
@@ -238,12 +238,12 @@ def legrad(
         relu: drop negative gradients (Eq. 5); without it, an ablation, maps have either sign.
         backward_dtype: torch.bfloat16 takes the products behind the forward pass in it, which is faster on
             processors with instructions for it and moves a heatmap by less than 0.01; None stays with the model's own.
-            Of no meaning where the model pools by attention.
+            Ignored when the model pools by attention.
 
     Returns:
         `[B, P, L, patches]`, at least float32, 0 or more. The method's map is their sum over layers.
     """
-    group = pictures_at_once(view, pixels)
+    group = images_at_once(view, pixels)
     if len(pixels) > group:
         parts = zip(pixels.split(group), prompts.split(group), strict=True)
         options: dict[str, Any] = {"relu": relu, "backward_dtype": backward_dtype}

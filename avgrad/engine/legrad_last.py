@@ -10,13 +10,14 @@ from torch import Tensor
 
 from avgrad.engine.legrad import Pooling
 from avgrad.engine.trace import as_maps, gradients, in_chunks, trace
-from avgrad.engine.vit import UnsupportedModelError, VisionTransformer
+from avgrad.engine.view import ViTView
+from avgrad.errors import UnsupportedModelError
 
 
 @torch.no_grad()
 @in_chunks
 def legrad_last(
-    view: VisionTransformer,
+    view: ViTView,
     pixels: Tensor,
     prompts: Tensor,
     layers: Sequence[int],

@@ -26,7 +26,8 @@ from torch import Tensor
 from avgrad.engine.chefercam import relevant
 from avgrad.engine.legrad import Pooling
 from avgrad.engine.trace import as_maps, attention_of, first_row, gradients, in_chunks, pooled_row, trace
-from avgrad.engine.vit import Block, UnsupportedModelError, VisionTransformer, activate
+from avgrad.engine.view import Block, ViTView, activate
+from avgrad.errors import UnsupportedModelError
 
 # Prompts are propagated in groups whose attention relevance, over all layers, fits in this many bytes.
 RELEVANCE_BYTES = 2**28
@@ -90,9 +91,7 @@ def _through_block(block: Block, x: Tensor, relevance: Tensor, stop: bool) -> tu
     return of_attention, residual + _linear(parts, block.norm1(x), block.qkv_weight)
 
 
-def propagate(
-    view: VisionTransformer, inputs: Sequence[Tensor], prompts: Tensor, visit: Visit, stop: int = -1
-) -> Tensor:
+def propagate(view: ViTView, inputs: Sequence[Tensor], prompts: Tensor, visit: Visit, stop: int = -1) -> Tensor:
     """Propagates each prompt's relevance, 1 in all, from the score back through the blocks.
 
     Args:
@@ -129,7 +128,7 @@ def propagate(
     return relevance
 
 
-def _inputs(view: VisionTransformer, pixels: Tensor) -> list[Tensor]:
+def _inputs(view: ViTView, pixels: Tensor) -> list[Tensor]:
     """What goes into each block, and what comes out of the last."""
     inputs = [view.embed(pixels.to(view.device, view.dtype))]
     for block in view.blocks:
@@ -137,7 +136,7 @@ def _inputs(view: VisionTransformer, pixels: Tensor) -> list[Tensor]:
     return inputs
 
 
-def _groups(view: VisionTransformer, inputs: Sequence[Tensor], prompts: Tensor) -> tuple[Tensor, ...]:
+def _groups(view: ViTView, inputs: Sequence[Tensor], prompts: Tensor) -> tuple[Tensor, ...]:
     """The prompts in groups, along their dimension."""
     batch, tokens, _ = inputs[0].shape
     per_prompt = len(view.blocks) * batch * view.blocks[0].num_heads * tokens**2 * inputs[0].element_size()
@@ -146,9 +145,7 @@ def _groups(view: VisionTransformer, inputs: Sequence[Tensor], prompts: Tensor) 
 
 @torch.no_grad()
 @in_chunks
-def lrp(
-    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
-) -> Tensor:
+def lrp(view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean") -> Tensor:
     """The relevance that reaches each patch, by the rules of `avgrad.engine.lrp` (the "LRP" of Chefer et al. 2020).
 
     Our reading: it is read at the first block's input, summed over channels. The original goes on to the pixels, which
@@ -170,14 +167,14 @@ def lrp(
 @torch.no_grad()
 @in_chunks
 def partial_lrp(
-    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+    view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
 ) -> Tensor:
     """The relevance of a layer's attention ("partial LRP", after Voita et al. 2019): `E_j = mean_k(relu(R_k))_j`.
 
     Of R the row is taken that the model pools: the class token's, or the mean of the patches'. The layer is the last
     of `layers`.
 
-    Args: as `avgrad.engine.legrad.legrad`; `pooling` has no meaning here.
+    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored here.
 
     Returns:
         `[B, P, 1, patches]`, at least float32, 0 or more.
@@ -197,7 +194,7 @@ def partial_lrp(
 @torch.no_grad()
 @in_chunks
 def transformer_attribution(
-    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+    view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
 ) -> Tensor:
     """Transformer attribution (Chefer et al. 2020, Eqs. 13 and 14).
 
@@ -205,7 +202,7 @@ def transformer_attribution(
     `M_l = mean_k(relu(ds/dA_lk * R_lk))` and R the relevance of the attention. The map is the row of C that the model
     pools. Our reading: s is the model's own score.
 
-    Args: as `avgrad.engine.legrad.legrad`; only `layers` are multiplied; `pooling` has no meaning here.
+    Args: as `avgrad.engine.legrad.legrad`; only `layers` are multiplied; `pooling` is ignored here.
 
     Returns:
         `[B, P, 1, patches]`, at least float32, 0 or more.

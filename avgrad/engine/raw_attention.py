@@ -8,19 +8,20 @@ import torch
 from torch import Tensor
 
 from avgrad.engine.legrad import Pooling
-from avgrad.engine.vit import UnsupportedModelError, VisionTransformer
+from avgrad.engine.view import ViTView
+from avgrad.errors import UnsupportedModelError
 
 
 @torch.no_grad()
 def raw_attention(
-    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+    view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
 ) -> Tensor:
     """The last of the layers' class-token attention, heads averaged (Bousselham et al. 2025, Eq. 12).
 
     Where the model pools by attention, it is the pooler's attention to that layer's output, as the model itself lets it
     look: behind the final LayerNorm, if that comes before the pooler.
 
-    Args: as `avgrad.engine.legrad.legrad`; `pooling` has no meaning here.
+    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored here.
 
     Returns:
         `[B, P, 1, patches]`, at least float32, in [0, 1], the same for every prompt.

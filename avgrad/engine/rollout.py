@@ -9,22 +9,20 @@ from torch import Tensor
 
 from avgrad.engine.legrad import Pooling
 from avgrad.engine.trace import as_maps, attention_of, first_row, in_chunks, pooler_input
-from avgrad.engine.vit import VisionTransformer
+from avgrad.engine.view import ViTView
 
 
 @torch.no_grad()
 @in_chunks
-def rollout(
-    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
-) -> Tensor:
+def rollout(view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean") -> Tensor:
     """How much of each patch's input reaches the pooled token (Abnar and Zuidema 2020, section 3, "Attention rollout").
 
-    `rollout = A_L ... A_2 A_1` with `A_l = (mean_k(A_lk) + I)`, its rows normalised to sum 1. Our reading: heads are
+    `rollout = A_L ... A_2 A_1` with `A_l = (mean_k(A_lk) + I)`, its rows normalized to sum 1. Our reading: heads are
     averaged, and the map is the row that the model pools (the class token's; the mean of the patches' rows where it
     pools by the mean; where it pools by attention, the pooler's own attention, heads averaged and without an identity,
     times the product).
 
-    Args: as `avgrad.engine.legrad.legrad`; only `layers` are multiplied; `pooling` has no meaning here.
+    Args: as `avgrad.engine.legrad.legrad`; only `layers` are multiplied; `pooling` is ignored here.
 
     Returns:
         `[B, P, 1, patches]`, at least float32, in [0, 1], the same for every prompt.

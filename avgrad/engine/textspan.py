@@ -10,7 +10,8 @@ from torch import Tensor
 
 from avgrad.engine.legrad import Pooling
 from avgrad.engine.trace import as_maps, in_chunks
-from avgrad.engine.vit import UnsupportedModelError, VisionTransformer
+from avgrad.engine.view import ViTView
+from avgrad.errors import UnsupportedModelError
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Decomposition:
 
 
 @torch.no_grad()
-def decompose(view: VisionTransformer, pixels: Tensor, prompts: Tensor) -> Decomposition:
+def decompose(view: ViTView, pixels: Tensor, prompts: Tensor) -> Decomposition:
     """The model's own score of each prompt as a sum over layers, heads and tokens (Gandelsman et al. 2024).
 
     Blocks add to the pooled token, so it is a sum; the final LayerNorm, whose mean and deviation are taken as they are,
@@ -101,7 +102,7 @@ def decompose(view: VisionTransformer, pixels: Tensor, prompts: Tensor) -> Decom
 @torch.no_grad()
 @in_chunks
 def textspan(
-    view: VisionTransformer, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+    view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
 ) -> Tensor:
     """What each patch adds to the score through the attention of each layer (Gandelsman et al. 2024, section 5.2).
 
@@ -109,7 +110,7 @@ def textspan(
     biases out evenly among all terms, which adds the same to every patch; here they stay apart. Its segmentation also
     takes the mean over all classes of a data set off each map, and one prompt has none.
 
-    Args: as `avgrad.engine.legrad.legrad`; `pooling` has no meaning here, since the score is the model's own.
+    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored here, since the score is the model's own.
 
     Returns:
         `[B, P, L, patches]`, at least float32, of either sign. The method's map is their sum over layers.

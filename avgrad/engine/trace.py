@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avgrad.engine.vit import AttentionPooler, Block, VisionTransformer
+from avgrad.engine.view import AttentionPooler, Block, ViTView
 
-# Pictures are taken in groups whose graphs fit in about this many bytes, so that memory does not grow with the batch.
+# Images are taken in groups whose graphs fit in about this many bytes, so that memory does not grow with the batch.
 GRAPH_BYTES = 2**30
 
 Method = TypeVar("Method", bound=Callable[..., Tensor])
@@ -45,7 +45,7 @@ def attention_of(module: Block | AttentionPooler, x: Tensor) -> tuple[Tensor, Te
     return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1), v
 
 
-def run_blocks(view: VisionTransformer, pixels: Tensor, stop: int) -> Tensor:
+def run_blocks(view: ViTView, pixels: Tensor, stop: int) -> Tensor:
     """What goes into block `stop`, `[B, n, d]`, without a graph."""
     with torch.no_grad():
         x = view.embed(pixels.to(view.device, view.dtype))
@@ -54,17 +54,17 @@ def run_blocks(view: VisionTransformer, pixels: Tensor, stop: int) -> Tensor:
     return x.detach()
 
 
-def scored(view: VisionTransformer, output: Tensor) -> Tensor:
+def scored(view: ViTView, output: Tensor) -> Tensor:
     """The output `[B, D]` as the model's score takes it: unit-norm where the score is a cosine."""
     return F.normalize(output, dim=-1) if view.head.cosine else output
 
 
-def pooler_input(view: VisionTransformer, tokens: Tensor) -> Tensor:
+def pooler_input(view: ViTView, tokens: Tensor) -> Tensor:
     """What the model's own attentional pooler sees of the last block's output `[B, n, d]`."""
     return view.head.norm(tokens) if view.norm_before_pool and view.head.norm is not None else tokens
 
 
-def trace(view: VisionTransformer, pixels: Tensor, layers: Sequence[int]) -> Trace:
+def trace(view: ViTView, pixels: Tensor, layers: Sequence[int]) -> Trace:
     """The forward pass, with the attention of each of `layers` written out and a graph from the first of them on.
 
     Args:
@@ -109,12 +109,12 @@ def gradients(output: Tensor, inputs: Sequence[Tensor], prompts: Tensor) -> Iter
         yield torch.autograd.grad(output, inputs, prompt, retain_graph=True)
 
 
-def pooled_row(view: VisionTransformer, matrix: Tensor) -> Tensor:
+def pooled_row(view: ViTView, matrix: Tensor) -> Tensor:
     """The row that the model pools of a matrix `[..., n, n]`: the class token's, or the mean of the patches'."""
     return matrix[..., 0, :] if view.pool == "cls" else matrix[..., view.num_prefix_tokens :, :].mean(-2)
 
 
-def first_row(view: VisionTransformer, tokens: int, pooler_row: Tensor | None = None) -> Tensor:
+def first_row(view: ViTView, tokens: int, pooler_row: Tensor | None = None) -> Tensor:
     """How the output depends on the last block's n tokens, `[..., n]`: where a walk back through the layers begins.
 
     It is 1 at the class token, 1 over their number at the patches, or the row `[..., m]` of the attentional pooler.
@@ -129,16 +129,16 @@ def first_row(view: VisionTransformer, tokens: int, pooler_row: Tensor | None = 
     return row
 
 
-def as_maps(view: VisionTransformer, row: Tensor) -> Tensor:
+def as_maps(view: ViTView, row: Tensor) -> Tensor:
     """The patches of a row `[..., n]`, at least float32."""
     return row[..., view.num_prefix_tokens :].to(torch.promote_types(view.dtype, torch.float32))
 
 
 def in_chunks(method: Method) -> Method:
-    """Lets a method see the batch in groups of pictures whose graphs fit in `GRAPH_BYTES`."""
+    """Lets a method see the batch in groups of images whose graphs fit in `GRAPH_BYTES`."""
 
     @wraps(method)
-    def chunked(view: VisionTransformer, pixels: Tensor, prompts: Tensor, *rest: Any, **options: Any) -> Tensor:
+    def chunked(view: ViTView, pixels: Tensor, prompts: Tensor, *rest: Any, **options: Any) -> Tensor:
         rows, columns = view.grid(pixels)
         tokens, block = rows * columns + view.num_prefix_tokens, view.blocks[0]
         # a block keeps about two attention matrices per head and twenty vectors of its width per token

@@ -1,7 +1,6 @@
-"""Foreign pictures and sounds, checked once where they enter."""
+"""Foreign images and sounds, checked once where they enter."""
 
 from avgrad.media.audio import Audio, open_audio
-from avgrad.media.errors import MediaError
 from avgrad.media.image import load_image
 
-__all__ = ["Audio", "MediaError", "load_image", "open_audio"]
+__all__ = ["Audio", "load_image", "open_audio"]

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from avgrad.media.errors import MediaError
+from avgrad.errors import MediaError
 from avgrad.media.sound_container import MAX_CHANNELS, ContainerReader
 from avgrad.media.sound_file import SoundFileReader, UnknownLengthError
 from avgrad.media.source import Source, open_source

@@ -1,4 +1,4 @@
-"""Pictures: files, bytes, PIL images and arrays become upright 8-bit RGB images."""
+"""Images: files, bytes, PIL images and arrays become upright 8-bit RGB images."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-from avgrad.media.errors import MediaError
+from avgrad.errors import MediaError
 from avgrad.media.source import open_source
 
 MAX_PIXELS = 100_000_000
-# Models scale the shorter side to a fixed length: a line of pixels would become a picture of billions.
+# Models scale the shorter side to a fixed length: a line of pixels would become an image of billions.
 MAX_ASPECT_RATIO = 100
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-_PICTURES = ("JPEG picture", "PNG picture", "WebP picture", "GIF picture", "BMP picture")
-_ACCEPTED = "a JPEG, PNG, WebP, GIF or BMP picture, its bytes, a PIL image or a uint8 array [h, w, 3]"
+_IMAGES = ("JPEG image", "PNG image", "WebP image", "GIF image", "BMP image")
+_ACCEPTED = "a JPEG, PNG, WebP, GIF or BMP image, its bytes, a PIL image or a uint8 array [h, w, 3]"
 
 
 def load_image(source: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -> Image.Image:
-    """Load a picture, upright and in 8-bit RGB.
+    """Load an image, upright and in 8-bit RGB.
 
     The EXIF orientation is applied, transparent pixels are laid over white (as on a web page), 16-bit
     samples keep their upper 8 bits, of an animation the first frame is taken, colour profiles are ignored.
@@ -43,7 +43,7 @@ def load_image(source: str | os.PathLike[str] | bytes | Image.Image | np.ndarray
         return _convert(source, name)
     file = open_source(source, None, _ACCEPTED)
     with warnings.catch_warnings(), file.open() as stream:
-        # Pillow warns of large pictures at a limit of its own; ours is checked below, before any decoding.
+        # Pillow warns of large images at a limit of its own; ours is checked below, before any decoding.
         warnings.simplefilter("ignore")
         try:
             image = Image.open(stream, formats=FORMATS)
@@ -52,7 +52,7 @@ def load_image(source: str | os.PathLike[str] | bytes | Image.Image | np.ndarray
             raise MediaError(message) from error
         except Exception as error:  # Pillow's parsers let errors of many types through on damaged files
             description = file.signature.description if file.signature else "in no known format"
-            if description.endswith(_PICTURES):
+            if description.endswith(_IMAGES):
                 description = f"a damaged {description.split(' ', 1)[1]}"
             raise MediaError(f"{file.name} is {description}; {_ACCEPTED} is accepted.") from error
         with image:
@@ -93,13 +93,13 @@ def _convert(image: Image.Image, name: str) -> Image.Image:
     except MediaError:
         raise
     except Exception as error:  # as above: OSError, SyntaxError, struct.error, zlib.error, ...
-        raise MediaError(f"{name} is damaged or cut short; a complete picture is accepted.") from error
+        raise MediaError(f"{name} is damaged or cut short; a complete image is accepted.") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block is no reason to refuse a picture whose pixels are whole
+    except Exception:  # a damaged EXIF block is no reason to refuse an image whose pixels are whole
         return image
 
 
@@ -109,7 +109,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         samples = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
         image = Image.fromarray(samples.astype(np.uint8))
     if image.mode == "F":
-        raise MediaError("the picture has floating-point pixels; 8-bit or 16-bit pixels are accepted.")
+        raise MediaError("the image has floating-point pixels; 8-bit or 16-bit pixels are accepted.")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

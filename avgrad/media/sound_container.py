@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avgrad.media.errors import MediaError
+from avgrad.errors import MediaError
 from avgrad.media.sound_file import MIN_SHARE
 from avgrad.media.source import Source
 

@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 
-from avgrad.media.errors import MediaError
+from avgrad.errors import MediaError
 from avgrad.media.source import Source
 
 # From here on a length in a header means "until the end of the file": recorders that cannot go back to

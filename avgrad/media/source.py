@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from avgrad.media.errors import MediaError
+from avgrad.errors import MediaError
 
 HEAD_BYTES = 4096
 
@@ -18,8 +18,8 @@ class Signature:
     """What a file is by its first bytes, whatever its name says.
 
     Attributes:
-        description: a noun phrase for messages, such as "a JPEG picture".
-        kind: "picture", "sound" (which may be the track of a video) or "other".
+        description: a noun phrase for messages, such as "a JPEG image".
+        kind: "image", "sound" (which may be the track of a video) or "other".
         demuxer: the one FFmpeg demuxer that may open it; FFmpeg is never left to guess, since some of its
             formats (playlists) make it fetch other files and addresses. None where there is no need.
         libsndfile: whether libsndfile is asked first.
@@ -37,15 +37,15 @@ AAC = Signature("an AAC sound", "sound", "aac")
 MP4 = Signature("an MP4 or QuickTime file", "sound", "mp4")
 
 _PREFIXES: tuple[tuple[int, bytes, Signature], ...] = (
-    (0, b"\xff\xd8\xff", Signature("a JPEG picture", "picture")),
-    (0, b"\x89PNG", Signature("a PNG picture", "picture")),
-    (0, b"GIF8", Signature("a GIF picture", "picture")),
-    (8, b"WEBP", Signature("a WebP picture", "picture")),
-    (0, b"II*\0", Signature("a TIFF picture", "picture")),
-    (0, b"MM\0*", Signature("a TIFF picture", "picture")),
-    (4, b"ftypavif", Signature("an AVIF picture", "picture")),
-    (4, b"ftypheic", Signature("a HEIC picture", "picture")),
-    (4, b"ftypmif1", Signature("a HEIF picture", "picture")),
+    (0, b"\xff\xd8\xff", Signature("a JPEG image", "image")),
+    (0, b"\x89PNG", Signature("a PNG image", "image")),
+    (0, b"GIF8", Signature("a GIF image", "image")),
+    (8, b"WEBP", Signature("a WebP image", "image")),
+    (0, b"II*\0", Signature("a TIFF image", "image")),
+    (0, b"MM\0*", Signature("a TIFF image", "image")),
+    (4, b"ftypavif", Signature("an AVIF image", "image")),
+    (4, b"ftypheic", Signature("a HEIC image", "image")),
+    (4, b"ftypmif1", Signature("a HEIF image", "image")),
     (8, b"WAVE", Signature("a WAV sound", "sound", "wav", libsndfile=True)),
     (8, b"AVI ", Signature("an AVI video", "sound", "avi")),
     (0, b"fLaC", Signature("a FLAC sound", "sound", "flac", libsndfile=True)),
@@ -70,7 +70,7 @@ def _recognise(head: bytes) -> Signature | None:
         if head.startswith(prefix, offset):
             return signature
     if head[:2] == b"BM" and head[6:10] == b"\0\0\0\0":
-        return Signature("a BMP picture", "picture")
+        return Signature("a BMP image", "image")
     if head[:200].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return Signature("a web page", "other")
     frame = head.lstrip(b"\0")[:4]

@@ -17,16 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from avgrad.errors import CheckpointError
+
 ACCEPTED = "an ImageBind checkpoint (.pth or .safetensors) is accepted"
 MENDING = "fetch it with `avgrad download imagebind_huge` or name one with `--checkpoint FILE`"
 BUFFER_BYTES = 1 << 22
-
-
-class CheckpointError(ValueError):
-    """Weights that are missing or cannot be used.
-
-    The message says in one sentence what is wrong and what would be accepted or mends it.
-    """
 
 
 def not_loaded(name: str, error: Exception) -> CheckpointError:

@@ -19,7 +19,8 @@ from urllib.request import Request, urlopen
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from avgrad.models.checkpoints import CheckpointError, check_layout, checkpoint_path, open_checkpoint
+from avgrad.errors import CheckpointError
+from avgrad.models.checkpoints import check_layout, checkpoint_path, open_checkpoint
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.towers import ImageBindConfig
 

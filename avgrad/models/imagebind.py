@@ -1,4 +1,4 @@
-"""ImageBind (Girdhar et al., CVPR 2023): sound, text and pictures in one embedding space.
+"""ImageBind (Girdhar et al., CVPR 2023): sound, text and images in one embedding space.
 
 Written from the paper and the layout of the published checkpoint, which loads key by key.
 """
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from avgrad.encoders.audio import log_mel_clips
 from avgrad.encoders.image import Preprocess
 from avgrad.encoders.text import tokenize
-from avgrad.engine.vit import Head, VisionTransformer
+from avgrad.engine.view import Head, ViTView
+from avgrad.errors import CheckpointError
 from avgrad.media import open_audio
-from avgrad.models.checkpoints import CheckpointError, check_layout, read_checkpoint, read_configuration
+from avgrad.models.checkpoints import check_layout, read_checkpoint, read_configuration
 from avgrad.models.towers import (
     EPS,
     AudioStem,
@@ -237,11 +238,11 @@ class ImageBind(nn.Module):
         return tuple(tower for tower in self.towers if tower != "vision")
 
     @property
-    def vision(self) -> VisionTransformer:
+    def vision(self) -> ViTView:
         """The vision tower as the attribution methods see it."""
         trunk, head = self.modality_trunks["vision"], self.modality_heads["vision"]
         stem = self.modality_preprocessors["vision"]
-        return VisionTransformer(
+        return ViTView(
             embed=lambda pixels: trunk.pre_transformer_layer(stem(pixels)),  # type: ignore[operator]
             blocks=[block.view() for block in trunk.blocks],  # type: ignore[union-attr,operator]
             head=Head(norm_view(head[0]), head[2].weight),  # type: ignore[index]
@@ -286,7 +287,7 @@ class ImageBind(nn.Module):
                 outputs[name] = self.tower(name, value)
         return outputs
 
-    # ------------------------------------------------------------------ prompts and pictures
+    # ------------------------------------------------------------------ prompts and images
 
     def _require(self, tower: str) -> None:
         if tower not in self.towers:

@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avgrad.encoders.image import CLIP_MEAN, CLIP_STD, Preprocess
-from avgrad.engine.vit import (
+from avgrad.engine.view import (
     Activation,
     AttentionPooler,
     Block,
     Head,
     Norm,
-    UnsupportedModelError,
-    VisionTransformer,
+    ViTView,
     interpolate_positions,
 )
+from avgrad.errors import UnsupportedModelError
 from avgrad.models import timm
 from avgrad.models.checkpoints import not_loaded
 from avgrad.models.timm_view import Refuse, trunk_view
@@ -138,7 +138,7 @@ class OpenClip:
         return self.vision.encode(pixels).float()
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """The model's own preprocessing of a picture: `[3, size, size]`."""
+        """The model's own preprocessing of an image: `[3, size, size]`."""
         return self.preprocess(image)
 
 
@@ -155,7 +155,7 @@ def _preprocess(visual: Any, patch_size: int) -> Preprocess:
     )
 
 
-def vision_view(visual: nn.Module, name: str) -> VisionTransformer:
+def vision_view(visual: nn.Module, name: str) -> ViTView:
     """The view of an open_clip image tower.
 
     Args:
@@ -196,7 +196,7 @@ def vision_view(visual: nn.Module, name: str) -> VisionTransformer:
         embedded: Tensor = visual.ln_pre(tokens + positions)
         return embedded
 
-    return VisionTransformer(
+    return ViTView(
         embed=embed,
         blocks=blocks,
         head=Head(

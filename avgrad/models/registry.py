@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from avgrad.engine.vit import UnsupportedModelError
+from avgrad.errors import UnsupportedModelError
 from avgrad.models.checkpoints import checkpoint_path
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avgrad.encoders.image import Preprocess
-from avgrad.engine.vit import UnsupportedModelError, VisionTransformer
-from avgrad.media import MediaError
+from avgrad.engine.view import ViTView
+from avgrad.errors import MediaError, UnsupportedModelError
 from avgrad.models.checkpoints import not_loaded
 from avgrad.models.timm_view import trunk_view
 
@@ -172,7 +172,7 @@ class TimmClassifier:
         return self.vision.encode(pixels).float()
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """timm's own preprocessing of a picture for this model: `[3, size, size]`."""
+        """timm's own preprocessing of an image for this model: `[3, size, size]`."""
         from timm.data.config import resolve_model_data_config
         from timm.data.transforms_factory import create_transform
 
@@ -181,7 +181,7 @@ class TimmClassifier:
         return pixels
 
 
-def classifier_view(model: nn.Module, name: str) -> VisionTransformer:
+def classifier_view(model: nn.Module, name: str) -> ViTView:
     """The view of a classifier; prompts are rows of its weight, and scores are logits.
 
     Raises:

@@ -12,22 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avgrad.engine.vit import (
+from avgrad.engine.view import (
     Activation,
     AttentionPooler,
     Block,
     Head,
     Norm,
     PoolerMlp,
-    UnsupportedModelError,
-    VisionTransformer,
+    ViTView,
     interpolate_positions,
 )
+from avgrad.errors import UnsupportedModelError
 
 Refuse = Callable[[str], UnsupportedModelError]
 
 
-def trunk_view(model: nn.Module, name: str) -> VisionTransformer:
+def trunk_view(model: nn.Module, name: str) -> ViTView:
     """The view of a vision transformer of timm, whose embedding is what it pools: its own `head` is left out.
 
     Args:
@@ -82,7 +82,7 @@ def trunk_view(model: nn.Module, name: str) -> VisionTransformer:
             tokens = tokens + interpolate_positions(trunk.pos_embed, size, prefix, antialias=True)
         return tokens if norm_pre is None else norm_pre(tokens)
 
-    return VisionTransformer(
+    return ViTView(
         embed=embed,
         blocks=[_block(block, refuse) for block in trunk.blocks],
         head=Head(norm if pooled_norm is None else pooled_norm, None),
@@ -148,7 +148,7 @@ def _block(block: Any, refuse: Refuse) -> Block:
     if type(attention) is not Attention:
         raise refuse(f"its attention is a {type(attention).__name__}, and timm's plain Attention is expected")
     if type(attention.q_norm) is not nn.Identity or type(attention.k_norm) is not nn.Identity:
-        raise refuse("its attention normalises queries and keys (qk-norm)")
+        raise refuse("its attention normalizes queries and keys (qk-norm)")
     _check_parts(attention, "qkv q_norm k_norm proj", refuse)
     width = attention.qkv.in_features
     if attention.qkv.out_features != 3 * width or attention.proj.out_features != width:
@@ -185,7 +185,7 @@ def _pooler(pooler: Any, num_skipped: int, refuse: Refuse) -> AttentionPooler:
     if type(pooler) is not AttentionPoolLatent:
         raise refuse(f"its pooler is a {type(pooler).__name__}, and AttentionPoolLatent is expected")
     if type(pooler.q_norm) is not nn.Identity or type(pooler.k_norm) is not nn.Identity:
-        raise refuse("its pooler normalises queries and keys (qk-norm)")
+        raise refuse("its pooler normalizes queries and keys (qk-norm)")
     _check_parts(pooler, "latent q kv q_norm k_norm pos_embed proj norm mlp", refuse)
     if pooler.pos_embed is not None:
         raise refuse("its pooler has position embeddings of its own")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avgrad.engine.vit import Block, Norm, interpolate_positions
+from avgrad.engine.view import Block, Norm, interpolate_positions
 
 EPS = 1e-6  # of every LayerNorm but the stems', which keep torch's 1e-5
 MAX_SCALE = 100.0
@@ -226,7 +226,7 @@ class TextHead(nn.Module):
 
 
 class LogitScale(nn.Module):
-    """The scale of a normalised embedding: learned for text, a constant of the checkpoint (20) for audio."""
+    """The scale of a normalized embedding: learned for text, a constant of the checkpoint (20) for audio."""
 
     def __init__(self, learned: bool) -> None:
         super().__init__()

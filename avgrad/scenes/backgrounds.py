@@ -1,4 +1,4 @@
-"""Textured backgrounds for made-up scenes."""
+"""Textured backgrounds for synthetic scenes."""
 
 import colorsys
 import math
@@ -77,8 +77,8 @@ def photographic(rng: np.random.Generator, size: int) -> Field:
     """Noise with the 1/f spectrum of photographs, each channel partly its own."""
     shared = noise_field(rng, size, (2, 4, 8, 16, 32, 64), 0.75)
     hues = np.stack([noise_field(rng, size, (3, 9, 27), 0.7) for _ in range(3)], -1)
-    picture: Field = _colour(rng, 0.35, 0.75) + rng.uniform(0.5, 0.9) * shared[..., None]
-    return np.asarray(picture + rng.uniform(0.05, 0.35) * hues)
+    image: Field = _colour(rng, 0.35, 0.75) + rng.uniform(0.5, 0.9) * shared[..., None]
+    return np.asarray(image + rng.uniform(0.05, 0.35) * hues)
 
 
 def stripes(rng: np.random.Generator, size: int) -> Field:
@@ -98,9 +98,9 @@ def checks(rng: np.random.Generator, size: int) -> Field:
     a, b = u * count + 10, v * count + 10
     base = _colour(rng)
     weight = ((np.floor(a) + np.floor(b)) % 2).astype(np.float32)
-    picture = _blend(weight, base, _near(rng, base, 0.35))
+    image = _blend(weight, base, _near(rng, base, 0.35))
     joint = (np.abs(a - np.round(a)) < 0.04) | (np.abs(b - np.round(b)) < 0.04)
-    return np.asarray(picture * (1 - rng.uniform(0.0, 0.4) * joint[..., None]))
+    return np.asarray(image * (1 - rng.uniform(0.0, 0.4) * joint[..., None]))
 
 
 def bricks(rng: np.random.Generator, size: int) -> Field:
@@ -129,9 +129,9 @@ def planks(rng: np.random.Generator, size: int) -> Field:
         colorsys.hsv_to_rgb(rng.uniform(0.04, 0.12), rng.uniform(0.2, 0.7), rng.uniform(0.35, 0.9)),
         np.float32,
     )
-    picture = _blend(0.5 * grain + tone + 0.25 + 0 * x, wood, wood * 0.5)
-    picture = picture * (1 - 0.5 * (np.abs(y * count - np.round(y * count)) < 0.05))[..., None]
-    return picture if rng.random() < 0.5 else picture.transpose(1, 0, 2)
+    image = _blend(0.5 * grain + tone + 0.25 + 0 * x, wood, wood * 0.5)
+    image = image * (1 - 0.5 * (np.abs(y * count - np.round(y * count)) < 0.05))[..., None]
+    return image if rng.random() < 0.5 else image.transpose(1, 0, 2)
 
 
 def plaid(rng: np.random.Generator, size: int) -> Field:
@@ -145,9 +145,9 @@ def plaid(rng: np.random.Generator, size: int) -> Field:
         for _ in range(2)
     ]
     base = _colour(rng)
-    picture = _blend(0.5 * bands[0][None, :] + 0.5 * bands[1][:, None], base, _near(rng, base, 0.45))
+    image = _blend(0.5 * bands[0][None, :] + 0.5 * bands[1][:, None], base, _near(rng, base, 0.45))
     weave = ((np.arange(size)[:, None] + np.arange(size)[None]) // 2 % 2).astype(np.float32)
-    return picture * (1 - 0.08 * weave[..., None])
+    return image * (1 - 0.08 * weave[..., None])
 
 
 def dots(rng: np.random.Generator, size: int) -> Field:
@@ -198,7 +198,7 @@ def landscape(rng: np.random.Generator, size: int) -> Field:
     high = np.array(colorsys.hsv_to_rgb(sky_hue, rng.uniform(0.2, 0.7), rng.uniform(0.4, 0.95)), np.float32)
     low = np.array(colorsys.hsv_to_rgb(sky_hue, 0.12, rng.uniform(0.75, 1.0)), np.float32)
     haze = noise_field(rng, size, (3, 6, 12, 24))
-    picture = _blend(y * 1.4 + haze * rng.uniform(0, 1.2), high, low)
+    image = _blend(y * 1.4 + haze * rng.uniform(0, 1.2), high, low)
     ground = np.array(
         colorsys.hsv_to_rgb(rng.uniform(0.05, 0.42), rng.uniform(0.1, 0.7), rng.uniform(0.25, 0.75)),
         np.float32,
@@ -212,27 +212,27 @@ def landscape(rng: np.random.Generator, size: int) -> Field:
             + rng.uniform(0.01, 0.07) * (np.sin(x * f[0] + p[0]) + 0.5 * np.sin(x * f[1] * 2 + p[1]))
         )
         tone = ground * (1.25 - 0.22 * layer) + (2 - layer) * 0.08 * low
-        picture = np.where((y > ridge)[..., None], tone * (1 + 0.45 * rough[..., None]), picture)
-    return picture
+        image = np.where((y > ridge)[..., None], tone * (1 + 0.45 * rough[..., None]), image)
+    return image
 
 
 def city(rng: np.random.Generator, size: int) -> Field:
     """Houses with rows of windows against the sky."""
-    picture = gradient(rng, size) * 0.5 + 0.4
+    image = gradient(rng, size) * 0.5 + 0.4
     x = int(rng.integers(-size // 8, 1))
     while x < size:
         width, top = int(rng.uniform(0.12, 0.3) * size), int(rng.uniform(0.05, 0.6) * size)
         left, right = max(0, x), min(size, x + width)
         if right > left:
             wall = _colour(rng, 0.25, 0.8, 0.4)
-            picture[top:, left:right] = wall
+            image[top:, left:right] = wall
             step = max(4, size // int(rng.integers(12, 22)))
             rows, columns = np.arange(size - top) % step, np.arange(right - left) % step
             inside = ((rows > step // 3)[:, None]) & ((columns > step // 3)[None])
-            block = picture[top:, left:right]
+            block = image[top:, left:right]
             block[inside] = _colour(rng, 0.1, 0.95, 0.5) if rng.random() < 0.7 else wall * 0.8
         x += width
-    return picture
+    return image
 
 
 def room(rng: np.random.Generator, size: int) -> Field:
@@ -241,9 +241,9 @@ def room(rng: np.random.Generator, size: int) -> Field:
     floor = (planks, checks, cloudy)[int(rng.integers(3))](rng, size)
     _, y = _axes(size)
     edge = rng.uniform(0.5, 0.8)
-    picture = np.where((y > edge)[..., None], floor * 0.85, wall)
+    image = np.where((y > edge)[..., None], floor * 0.85, wall)
     board = (y > edge - rng.uniform(0.02, 0.05)) & (y <= edge)
-    return np.where(board[..., None], _colour(rng, 0.5, 1.0, 0.2), picture)
+    return np.where(board[..., None], _colour(rng, 0.5, 1.0, 0.2), image)
 
 
 def patches(rng: np.random.Generator, size: int) -> Field:
@@ -277,8 +277,8 @@ def draw_background(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
     Returns:
         Colours [size, size, 3] in [0, 1], float32.
     """
-    picture = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))](rng, size)
+    image = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))](rng, size)
     if rng.random() < 0.7:
-        picture = picture + rng.uniform(0.05, 0.3) * noise_field(rng, size, (2, 5, 16, 40), 0.7)[..., None]
-    clipped: NDArray[np.float32] = np.clip(picture, 0.0, 1.0, dtype=np.float32)
+        image = image + rng.uniform(0.05, 0.3) * noise_field(rng, size, (2, 5, 16, 40), 0.7)[..., None]
+    clipped: NDArray[np.float32] = np.clip(image, 0.0, 1.0, dtype=np.float32)
     return clipped

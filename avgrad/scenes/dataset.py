@@ -1,4 +1,4 @@
-"""Writes made-up scenes in the on-disk layout of ADE20KSoundPrompted and ADE20KSpeechPrompted."""
+"""Writes synthetic scenes in the on-disk layout of ADE20KSoundPrompted and ADE20KSpeechPrompted."""
 
 import csv
 import json
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from avgrad.scenes.kinds import KINDS
-from avgrad.scenes.pictures import draw_scene, scene_rng
+from avgrad.scenes.classes import CLASSES
+from avgrad.scenes.images import draw_scene, scene_rng
 from avgrad.scenes.sounds import SAMPLE_RATE, mix_sound
 from avgrad.scenes.speech import spoken
 from avgrad.scenes.texts import Split
@@ -58,23 +58,23 @@ def write_dataset(
     split: Split = "heldout",
     progress: bool = True,
 ) -> Path:
-    """Writes a data set of `n` pictures, each with one prompt for one of the things in it.
+    """Writes a data set of `n` images, each with one prompt for one of the objects in it.
 
     The layout is `prompted_segmentation.csv` (columns `image_location`, `vggsound_file` or
     `speech_prompt_file`, `ade_class_id`, `timing`, `class_name`; files by name, without their folder), `frames/*.jpg`,
-    `annotations/*_seg.png` (class id = (R // 10) * 256 + G, B counts the things of the picture) and
+    `annotations/*_seg.png` (class id = (R // 10) * 256 + G, B counts the objects of the image) and
     `audio/*.wav`. `timing` is JSON, the start and the end of the spoken name in seconds; it is empty for
-    sounds. The prompted kinds follow each other in random order, each as often as the others. Item i depends
-    on `seed`, `size`, `prompt`, `split` and i alone, and its picture on `seed`, `size` and i alone: a longer
+    sounds. The prompted classes follow each other in random order, each as often as the others. Item i depends
+    on `seed`, `size`, `prompt`, `split` and i alone, and its image on `seed`, `size` and i alone: a longer
     data set begins with the shorter one.
 
     Args:
         out: folder to make; everything is written beside it first and renamed at the end.
-        n: number of pictures and rows, 1 or more.
+        n: number of images and rows, 1 or more.
         seed: 0 or more.
-        prompt: "sound" (3 to 6 seconds at 16 kHz, with noise, and often with another thing more softly) or
+        prompt: "sound" (3 to 6 seconds at 16 kHz, with noise, and often with another object more softly) or
             "speech".
-        size: height and width of the pictures in pixels, 64 or more.
+        size: height and width of the images in pixels, 64 or more.
         split: voices and phrases of the spoken prompts: "heldout" or "train".
         progress: whether to show a progress bar.
 
@@ -111,36 +111,36 @@ def write_dataset(
     return target
 
 
-def _prompted_kind(seed: int, index: int) -> int:
-    """Returns the kind that row `index` asks for; each run of `len(KINDS)` rows asks for every kind once."""
-    turn, place = divmod(index, len(KINDS))
-    return int(scene_rng("dataset order", seed, turn).permutation(len(KINDS))[place])
+def _prompted_class(seed: int, index: int) -> int:
+    """Returns the class that row `index` asks for; each run of `len(CLASSES)` rows asks for every class once."""
+    turn, place = divmod(index, len(CLASSES))
+    return int(scene_rng("dataset order", seed, turn).permutation(len(CLASSES))[place])
 
 
 def _write_item(folder: Path, index: int, seed: int, prompt: Prompting, size: int, split: Split) -> list[str]:
     """Writes the files of one item; returns its row."""
     import soundfile
 
-    kind = _prompted_kind(seed, index)
-    picture_rng = scene_rng("dataset picture", seed, index)
-    count = int(picture_rng.choice(4, p=(0.25, 0.35, 0.25, 0.15))) + 1
-    scene = draw_scene(picture_rng, size, num_things=count, kinds=[kind])
+    object_class = _prompted_class(seed, index)
+    image_rng = scene_rng("dataset picture", seed, index)
+    count = int(image_rng.choice(4, p=(0.25, 0.35, 0.25, 0.15))) + 1
+    scene = draw_scene(image_rng, size, num_objects=count, classes=[object_class])
     frame, audio = f"scene_{index:06d}.jpg", f"scene_{index:06d}.wav"
     Image.fromarray(scene.image).save(folder / "frames" / frame, quality=_JPEG_QUALITY, subsampling=0)
     class_ids = np.zeros((size, size), dtype=np.int64)
     instances = np.zeros((size, size), dtype=np.int64)
-    for number, (shown, mask) in enumerate(zip(scene.kinds, scene.masks, strict=True), start=1):
-        class_ids[mask] = KINDS[shown].ade_class_id
+    for number, (shown, mask) in enumerate(zip(scene.classes, scene.masks, strict=True), start=1):
+        class_ids[mask] = CLASSES[shown].ade_class_id
         instances[mask] = number
     annotation = Image.fromarray(encode_annotation(class_ids, instances))
     annotation.save(folder / f"annotations/scene_{index:06d}_seg.png")
     rng = scene_rng(f"dataset {prompt}", seed, index)
     timing = ""
     if prompt == "sound":
-        others = rng.choice(len(KINDS), int(rng.integers(0, 3)), replace=False).tolist()
-        waveform = mix_sound(kind, rng, rng.uniform(3, 6), [other for other in others if other != kind])
+        others = rng.choice(len(CLASSES), int(rng.integers(0, 3)), replace=False).tolist()
+        waveform = mix_sound(object_class, rng, rng.uniform(3, 6), [other for other in others if other != object_class])
     else:
-        phrase = spoken(kind, rng, split)
+        phrase = spoken(object_class, rng, split)
         waveform, timing = phrase.waveform, json.dumps([round(phrase.start, 3), round(phrase.end, 3)])
     soundfile.write(folder / "audio" / audio, waveform, SAMPLE_RATE, subtype="PCM_16")
-    return [frame, audio, str(KINDS[kind].ade_class_id), timing, KINDS[kind].name]
+    return [frame, audio, str(CLASSES[object_class].ade_class_id), timing, CLASSES[object_class].name]

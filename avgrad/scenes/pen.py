@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 Points = NDArray[np.float64]
 Colour = tuple[int, int, int, int]
 
-# Everything a thing draws must lie within this many units of its centre, after tilt and bending.
+# Everything an object draws must lie within this many units of its centre, after tilt and bending.
 REACH = 1.7
 
 _STEPS = 6
@@ -52,15 +52,15 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> Points:
 class Pen:
     """Draws one individual.
 
-    Coordinates are units: x to the right, y down, the thing's centre at (0, 0) and its silhouette about 1
+    Coordinates are units: x to the right, y down, the object's centre at (0, 0) and its silhouette about 1
     away from it. The individual's tilt, mirroring, proportions, bending, tint and outline are drawn from
-    `rng` here, so the drawing functions need to vary only what is particular to their kind.
+    `rng` here, so the drawing functions need to vary only what is particular to their class.
 
     Args:
         rng: the source of all variation.
-        centre: position of the thing's centre in pixels of the picture (x, y).
-        unit: length of one unit in pixels of the picture.
-        supersampling: canvas pixels for each pixel of the picture, along each axis.
+        centre: position of the object's centre in pixels of the image (x, y).
+        unit: length of one unit in pixels of the image.
+        supersampling: canvas pixels for each pixel of the image, along each axis.
         tilt: largest rotation to either side, in radians.
         mirror: whether left and right may be swapped.
     """
@@ -151,7 +151,7 @@ class Pen:
                 self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
 
     def finish(self) -> tuple[Image.Image, int, int] | None:
-        """Returns the drawing at the picture's resolution (RGBA), its left and top; None if it is empty."""
+        """Returns the drawing at the image's resolution (RGBA), its left and top; None if it is empty."""
         box = self._image.getbbox()
         if box is None:
             return None

@@ -1,4 +1,4 @@
-"""Sample scenes that ship with the package: pictures with exact masks, sounds and spoken names of what is in them.
+"""Sample scenes that ship with the package: images with exact masks, sounds and spoken names of what is in them.
 
 `python -m avgrad.scenes.samples --build` makes the files anew, the same to the last byte by the same libraries.
 """
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from avgrad.scenes.kinds import KINDS, kind_index
-from avgrad.scenes.pictures import Scene, draw_scene, scene_rng
+from avgrad.scenes.classes import CLASSES, class_index
+from avgrad.scenes.images import Scene, draw_scene, scene_rng
 from avgrad.scenes.sounds import SAMPLE_RATE, mix_sound
 from avgrad.scenes.speech import spoken
 
@@ -32,10 +32,10 @@ _PALETTE = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 
 
 
 class _Plan(NamedTuple):
-    """A sample's title, the kinds in it, and which of the series' pictures of these kinds it is."""
+    """A sample's title, the classes in it, and which of the series' images of these classes it is."""
 
     title: str
-    kinds: tuple[str, ...]
+    classes: tuple[str, ...]
     draw: int
 
 
@@ -51,20 +51,20 @@ _PLANS = (
 )
 
 
-class SampleThing(NamedTuple):
-    """A thing in a sample scene, and prompts for it.
+class SampleObject(NamedTuple):
+    """An object in a sample scene, and prompts for it.
 
     Attributes:
-        kind: its name in `KINDS`.
+        class: its name in `CLASSES`.
         sound: Ogg Opus file, 3 to 4 seconds, mono, 16 kHz: its sound, with noise and sometimes other sounds.
         speech: Ogg Opus file, mono, 16 kHz: its name in a phrase, by a voice that the bundled model never heard.
         phrase: the words of `speech`.
         text: other words for it.
-        masks: PNG file of the scene's masks: the pixels with `number` are this thing's.
+        masks: PNG file of the scene's masks: the pixels with `number` are this object's.
         number: 1 or more.
     """
 
-    kind: str
+    object_class: str
     sound: Path
     speech: Path
     phrase: str
@@ -73,37 +73,37 @@ class SampleThing(NamedTuple):
     number: int
 
     def mask(self) -> NDArray[np.bool_]:
-        """Where the thing is seen: bool [H, W]."""
+        """Where the object is seen: bool [H, W]."""
         with Image.open(self.masks) as labels:
             return np.asarray(np.asarray(labels) == self.number)
 
 
 class Sample(NamedTuple):
-    """A sample scene: a title, a picture (JPEG file) and the things in it."""
+    """A sample scene: a title, an image (JPEG file) and the objects in it."""
 
     title: str
     image: Path
-    things: tuple[SampleThing, ...]
+    objects: tuple[SampleObject, ...]
 
 
 def samples() -> tuple[Sample, ...]:
-    """The sample scenes, which together show every kind."""
+    """The sample scenes, which together show every class."""
     index = json.loads((SAMPLES / "index.json").read_text(encoding="utf-8"))
     return tuple(
         Sample(
             sample["title"],
             SAMPLES / sample["image"],
             tuple(
-                SampleThing(
-                    kind=thing["kind"],
-                    sound=SAMPLES / thing["sound"],
-                    speech=SAMPLES / thing["speech"],
-                    phrase=thing["phrase"],
-                    text=thing["text"],
+                SampleObject(
+                    object_class=obj["class"],
+                    sound=SAMPLES / obj["sound"],
+                    speech=SAMPLES / obj["speech"],
+                    phrase=obj["phrase"],
+                    text=obj["text"],
                     masks=SAMPLES / sample["masks"],
                     number=number,
                 )
-                for number, thing in enumerate(sample["things"], start=1)
+                for number, obj in enumerate(sample["objects"], start=1)
             ),
         )
         for sample in index
@@ -111,10 +111,10 @@ def samples() -> tuple[Sample, ...]:
 
 
 def draw_sample(index: int) -> Scene:
-    """Draws the picture of sample `index` as the generator makes it, before it is compressed."""
+    """Draws the image of sample `index` as the generator makes it, before it is compressed."""
     plan = _PLANS[index]
-    kinds = [kind_index(name) for name in plan.kinds]
-    return draw_scene(scene_rng("sample picture", index, plan.draw), SIZE, kinds=kinds)
+    classes = [class_index(name) for name in plan.classes]
+    return draw_scene(scene_rng("sample picture", index, plan.draw), SIZE, classes=classes)
 
 
 def build(folder: Path) -> None:
@@ -141,26 +141,29 @@ def _build_sample(folder: Path, index: int) -> dict[str, object]:
     labels = np.zeros((SIZE, SIZE), dtype=np.uint8)
     for number, mask in enumerate(scene.masks, start=1):
         labels[mask] = number
-    picture = Image.fromarray(labels).convert("P")
-    picture.putpalette([value for colour in _PALETTE for value in colour])
-    picture.save(folder / f"{name}_masks.png", optimize=True, bits=4)
-    things = [_build_thing(folder, f"{name}_{KINDS[kind].name}", index, kind) for kind in scene.kinds]
-    return {"title": title, "image": f"{name}.jpg", "masks": f"{name}_masks.png", "things": things}
+    image = Image.fromarray(labels).convert("P")
+    image.putpalette([value for colour in _PALETTE for value in colour])
+    image.save(folder / f"{name}_masks.png", optimize=True, bits=4)
+    objects = [
+        _build_object(folder, f"{name}_{CLASSES[object_class].name}", index, object_class)
+        for object_class in scene.classes
+    ]
+    return {"title": title, "image": f"{name}.jpg", "masks": f"{name}_masks.png", "objects": objects}
 
 
-def _build_thing(folder: Path, name: str, index: int, kind: int) -> dict[str, str]:
-    rng = scene_rng("sample sound", index, kind)
-    others: Sequence[int] = rng.choice(len(KINDS), int(rng.integers(0, 3)), replace=False).tolist()
-    sound = mix_sound(kind, rng, rng.uniform(3, 4), [other for other in others if other != kind])
-    phrase = spoken(kind, scene_rng("sample speech", index, kind), "heldout")
+def _build_object(folder: Path, name: str, index: int, object_class: int) -> dict[str, str]:
+    rng = scene_rng("sample sound", index, object_class)
+    others: Sequence[int] = rng.choice(len(CLASSES), int(rng.integers(0, 3)), replace=False).tolist()
+    sound = mix_sound(object_class, rng, rng.uniform(3, 4), [other for other in others if other != object_class])
+    phrase = spoken(object_class, scene_rng("sample speech", index, object_class), "heldout")
     for part, waveform in (("sound", sound), ("speech", phrase.waveform)):
         (folder / f"{name}_{part}.ogg").write_bytes(_opus(waveform))
     return {
-        "kind": KINDS[kind].name,
+        "class": CLASSES[object_class].name,
         "sound": f"{name}_sound.ogg",
         "speech": f"{name}_speech.ogg",
         "phrase": phrase.phrase,
-        "text": f"the {KINDS[kind].synonyms[0]}",
+        "text": f"the {CLASSES[object_class].synonyms[0]}",
     }
 
 

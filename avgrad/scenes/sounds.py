@@ -1,12 +1,12 @@
-"""Synthesised sounds of the kinds, and their mixing with noise and with each other."""
+"""Synthesised sounds of the classes, and their mixing with noise and with each other."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from avgrad.scenes.classes import CLASSES
 from avgrad.scenes.instrument_sounds import bell, drum, guitar, piano
-from avgrad.scenes.kinds import KINDS
 from avgrad.scenes.machine_sounds import car, clock, helicopter, rain, siren, telephone, train
 from avgrad.scenes.noise import coloured_noise
 from avgrad.scenes.voice_sounds import bee, bird, cat, dog, frog
@@ -36,21 +36,25 @@ _SYNTHESIZERS = {
 }
 
 
-def _check(kinds: Sequence[int], seconds: float, sample_rate: int) -> None:
-    if any(not 0 <= kind < len(KINDS) for kind in kinds) or not 0.25 <= seconds <= 60 or sample_rate < 8_000:
+def _check(classes: Sequence[int], seconds: float, sample_rate: int) -> None:
+    if (
+        any(not 0 <= object_class < len(CLASSES) for object_class in classes)
+        or not 0.25 <= seconds <= 60
+        or sample_rate < 8_000
+    ):
         raise ValueError(
-            f"a sound has kinds 0 to {len(KINDS) - 1}, 0.25 to 60 seconds and 8000 samples a second or more; "
-            f"got kinds {list(kinds)}, {seconds} seconds, {sample_rate} samples a second"
+            f"a sound has classes 0 to {len(CLASSES) - 1}, 0.25 to 60 seconds and 8000 samples a second or more; "
+            f"got classes {list(classes)}, {seconds} seconds, {sample_rate} samples a second"
         )
 
 
 def synthesize(
-    kind: int, rng: np.random.Generator, seconds: float, sample_rate: int = SAMPLE_RATE
+    object_class: int, rng: np.random.Generator, seconds: float, sample_rate: int = SAMPLE_RATE
 ) -> NDArray[np.float32]:
     """Synthesises the sound of one individual, without any noise.
 
     Args:
-        kind: the kind's number in `KINDS`.
+        class: the class's number in `CLASSES`.
         rng: the source of all variation: pitch, tempo, timbre, level, onset.
         seconds: duration, 0.25 to 60.
         sample_rate: samples a second, 8000 or more.
@@ -62,29 +66,29 @@ def synthesize(
     Raises:
         ValueError: an argument is outside its range.
     """
-    _check([kind], seconds, sample_rate)
+    _check([object_class], seconds, sample_rate)
     samples = round(seconds * sample_rate)
-    wave = _SYNTHESIZERS[KINDS[kind].name](rng, samples, sample_rate)
+    wave = _SYNTHESIZERS[CLASSES[object_class].name](rng, samples, sample_rate)
     return _level(wave, 10 ** (rng.uniform(-30, -14) / 20))
 
 
 def mix_sound(
-    kinds_target: int,
+    classes_target: int,
     rng: np.random.Generator,
     seconds: float,
     others: Sequence[int] = (),
     sample_rate: int = SAMPLE_RATE,
 ) -> NDArray[np.float32]:
-    """Synthesises the sound of one kind amid noise and, more softly, the sounds of others.
+    """Synthesises the sound of one class amid noise and, more softly, the sounds of others.
 
-    The noise is white, pink, brown, a mains hum or a babble, 6 to 40 dB below the target; each other kind is
+    The noise is white, pink, brown, a mains hum or a babble, 6 to 40 dB below the target; each other class is
     3 to 20 dB below it.
 
     Args:
-        kinds_target: the number of the kind that is heard best.
+        kinds_target: the number of the class that is heard best.
         rng: the source of all variation.
         seconds: duration, 0.25 to 60.
-        others: numbers of the kinds in the background.
+        others: numbers of the classes in the background.
         sample_rate: samples a second, 8000 or more.
 
     Returns:
@@ -93,8 +97,8 @@ def mix_sound(
     Raises:
         ValueError: an argument is outside its range.
     """
-    _check([kinds_target, *others], seconds, sample_rate)
-    wave = synthesize(kinds_target, rng, seconds, sample_rate)
+    _check([classes_target, *others], seconds, sample_rate)
+    wave = synthesize(classes_target, rng, seconds, sample_rate)
     power = _rms(wave)
     for other in others:
         wave = wave + _level(synthesize(other, rng, seconds, sample_rate), power * 10 ** (-rng.uniform(3, 20) / 20))

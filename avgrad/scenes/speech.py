@@ -1,4 +1,4 @@
-"""Spoken prompts: the kinds' names in short phrases, by voices that ship with the package.
+"""Spoken prompts: the classes' names in short phrases, by voices that ship with the package.
 
 `python -m avgrad.scenes.speech --build` makes the voices anew; only that needs espeak-ng (see
 `voices_build.py`).
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from avgrad.scenes.kinds import KINDS
+from avgrad.scenes.classes import CLASSES
 from avgrad.scenes.texts import Split
 
 SAMPLE_RATE = 16_000
@@ -24,8 +24,8 @@ class SpokenPhrase(NamedTuple):
 
     Attributes:
         waveform: float32 [samples], 16 kHz, within [-1, 1].
-        start: when the thing's name begins, in seconds from the waveform's beginning.
-        end: when the thing's name ends.
+        start: when the object's name begins, in seconds from the waveform's beginning.
+        end: when the object's name ends.
         phrase: the words spoken.
         voice: who speaks.
     """
@@ -51,10 +51,10 @@ class _Entry(NamedTuple):
 @functools.cache
 def _entries(split: Split) -> dict[int, list[_Entry]]:
     index = json.loads((VOICES / "index.json").read_text(encoding="utf-8"))
-    entries: dict[int, list[_Entry]] = {kind: [] for kind in range(len(KINDS))}
+    entries: dict[int, list[_Entry]] = {object_class: [] for object_class in range(len(CLASSES))}
     for voice in index[split]:
-        for kind, phrase, *times in voice["phrases"]:
-            entries[kind].append(_Entry(voice["voice"], phrase, *times))
+        for object_class, phrase, *times in voice["phrases"]:
+            entries[object_class].append(_Entry(voice["voice"], phrase, *times))
     return entries
 
 
@@ -74,11 +74,11 @@ def voices(split: Split) -> tuple[str, ...]:
     return tuple(sorted({entry.voice for entry in _entries(split)[0]}))
 
 
-def spoken(kind: int, rng: np.random.Generator, split: Split = "train", augment: bool = False) -> SpokenPhrase:
-    """Returns a random phrase with a kind's name by a random voice.
+def spoken(object_class: int, rng: np.random.Generator, split: Split = "train", augment: bool = False) -> SpokenPhrase:
+    """Returns a random phrase with a class's name by a random voice.
 
     Args:
-        kind: the kind's number in `KINDS`.
+        class: the class's number in `CLASSES`.
         rng: the source of all variation.
         split: "train" or "heldout"; the two have neither voices nor phrases in common.
         augment: change speed and pitch together by up to 12 %, the spectrum's tilt by up to 6 dB at either
@@ -87,7 +87,7 @@ def spoken(kind: int, rng: np.random.Generator, split: Split = "train", augment:
     Returns:
         The phrase, 0.2 to 3 seconds long.
     """
-    entries = _entries(split)[kind]
+    entries = _entries(split)[object_class]
     entry = entries[int(rng.integers(len(entries)))]
     recording = _recording(entry.voice)
     waveform = recording[round(entry.start * SAMPLE_RATE) : round(entry.end * SAMPLE_RATE)].copy()
@@ -117,7 +117,7 @@ def main() -> None:
     """Rebuilds the bundled voices."""
     import argparse
 
-    from avgrad.scenes.voices_build import build
+    from training.voices import build
 
     parser = argparse.ArgumentParser(prog="python -m avgrad.scenes.speech", description=main.__doc__)
     parser.add_argument("--build", action="store_true", required=True, help="synthesise all voices with espeak-ng")

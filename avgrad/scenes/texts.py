@@ -1,8 +1,8 @@
-"""Written prompts for the kinds."""
+"""Written prompts for the classes."""
 
 from typing import Literal
 
-from avgrad.scenes.kinds import KINDS
+from avgrad.scenes.classes import CLASSES
 
 Split = Literal["train", "heldout"]
 
@@ -11,7 +11,7 @@ TEMPLATES: dict[Split, tuple[str, ...]] = {
         "a {}",
         "the {}",
         "a photo of a {}",
-        "a picture of a {}",
+        "an image of a {}",
         "a drawing of the {}",
         "a small {}",
         "a big {}",
@@ -25,7 +25,7 @@ TEMPLATES: dict[Split, tuple[str, ...]] = {
         "a photo of the {}",
         "a drawing of a {}",
         "the sound of the {}",
-        "i see the {} in the picture",
+        "i see the {} in the image",
         "there is the {}",
         "where is a {} ?",
     ),
@@ -33,16 +33,16 @@ TEMPLATES: dict[Split, tuple[str, ...]] = {
 """Templates, `{}` standing for a name; the held-out ones put the words of the others together anew."""
 
 
-def texts(kind: int, split: Split) -> tuple[str, ...]:
-    """Returns all written prompts of a kind.
+def texts(object_class: int, split: Split) -> tuple[str, ...]:
+    """Returns all written prompts of a class.
 
     Args:
-        kind: the kind's number in `KINDS`.
+        class: the class's number in `CLASSES`.
         split: "train" or "heldout". The plain name and the synonyms are in both, templates in one only.
 
     Returns:
         The plain name first, then the synonyms, then every template with the name, then with each synonym;
         lower case.
     """
-    names = (KINDS[kind].name, *KINDS[kind].synonyms)
+    names = (CLASSES[object_class].name, *CLASSES[object_class].synonyms)
     return (*names, *(template.format(name) for name in names for template in TEMPLATES[split]))

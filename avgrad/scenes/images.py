@@ -1,4 +1,4 @@
-"""Made-up pictures of sounding things with the exact mask of each thing."""
+"""Synthetic images of sounding objects with the exact mask of each object."""
 
 import math
 import zlib
@@ -10,36 +10,36 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from avgrad.scenes.backgrounds import draw_background
-from avgrad.scenes.kinds import KINDS
+from avgrad.scenes.classes import CLASSES
+from avgrad.scenes.objects import DRAWINGS
+from avgrad.scenes.objects.clutter import CLUTTER
 from avgrad.scenes.pen import Pen
-from avgrad.scenes.things import DRAWINGS
-from avgrad.scenes.things.clutter import CLUTTER
 
-MAX_THINGS = 4
-_THINGS_PROBABILITIES = (0.25, 0.35, 0.25, 0.15)
+MAX_OBJECTS = 4
+_OBJECTS_PROBABILITIES = (0.25, 0.35, 0.25, 0.15)
 _MIN_VISIBLE_SHARE, _MIN_VISIBLE_AREA = 0.5, 0.015
 _MAX_AREA = 0.18
 _CLUTTER_AREA_UNITS = 1.9
 
 
 class Scene(NamedTuple):
-    """A picture and what is in it.
+    """An image and what is in it.
 
     Attributes:
         image: uint8 [H, W, 3], RGB.
-        kinds: the number of each thing's kind in `KINDS`, all different; n of them.
-        masks: bool [n, H, W], the visible pixels of each thing; no pixel belongs to two things.
+        classes: the number of each object's class in `CLASSES`, all different; n of them.
+        masks: bool [n, H, W], the visible pixels of each object; no pixel belongs to two objects.
     """
 
     image: NDArray[np.uint8]
-    kinds: list[int]
+    classes: list[int]
     masks: NDArray[np.bool_]
 
 
 class _Placed(NamedTuple):
-    """A drawing that has found its place; `kind` is -1 for clutter."""
+    """A drawing that has found its place; `class` is -1 for clutter."""
 
-    kind: int
+    object_class: int
     x: float
     y: float
     unit: float
@@ -63,36 +63,36 @@ def scene_rng(domain: str, seed: int, index: int) -> np.random.Generator:
 def draw_scene(
     rng: np.random.Generator,
     size: int = 256,
-    num_things: int | None = None,
-    kinds: Sequence[int] | None = None,
+    num_objects: int | None = None,
+    classes: Sequence[int] | None = None,
     zoom: float = 1.0,
 ) -> Scene:
-    """Draws one picture: one to four things among clutter on a textured background.
+    """Draws one image: one to four objects among clutter on a textured background.
 
     Args:
-        rng: the source of all variation; the same state gives the same picture.
+        rng: the source of all variation; the same state gives the same image.
         size: height and width in pixels, 32 or more.
-        num_things: how many things, 1 to 4; None draws it.
-        kinds: the kinds of the things, all different; None draws them. Where fewer are given than
+        num_things: how many objects, 1 to 4; None draws it.
+        classes: the classes of the objects, all different; None draws them. Where fewer are given than
             `num_things`, the rest are drawn; without `num_things` exactly the given ones are shown.
-        zoom: how many times larger an area each thing covers than usual; 4 gives close-ups, for one thing.
+        zoom: how many times larger an area each object covers than usual; 4 gives close-ups, for one object.
 
     Returns:
-        The scene; each thing is half visible at least and covers at least 1.5 % (times zoom) of the picture.
+        The scene; each object is half visible at least and covers at least 1.5 % (times zoom) of the image.
 
     Raises:
-        ValueError: `size` is below 32, or there are less than 1 or more than 4 things, or two of one kind.
+        ValueError: `size` is below 32, or there are less than 1 or more than 4 objects, or two of one class.
     """
-    wanted = list(kinds or ())
-    if num_things is None:
-        num_things = len(wanted) or 1 + int(rng.choice(MAX_THINGS, p=_THINGS_PROBABILITIES))
-    if size < 32 or not max(1, len(wanted)) <= num_things <= MAX_THINGS or len(set(wanted)) != len(wanted):
+    wanted = list(classes or ())
+    if num_objects is None:
+        num_objects = len(wanted) or 1 + int(rng.choice(MAX_OBJECTS, p=_OBJECTS_PROBABILITIES))
+    if size < 32 or not max(1, len(wanted)) <= num_objects <= MAX_OBJECTS or len(set(wanted)) != len(wanted):
         raise ValueError(
-            f"a scene has size 32 or more and 1 to {MAX_THINGS} different kinds; got size {size}, "
-            f"{num_things} things, kinds {wanted}"
+            f"a scene has size 32 or more and 1 to {MAX_OBJECTS} different classes; got size {size}, "
+            f"{num_objects} objects, classes {wanted}"
         )
-    others = [k for k in rng.permutation(len(KINDS)).tolist() if k not in wanted]
-    wanted += others[: num_things - len(wanted)]
+    others = [k for k in rng.permutation(len(CLASSES)).tolist() if k not in wanted]
+    wanted += others[: num_objects - len(wanted)]
     while True:
         scene = _attempt(rng, size, wanted, zoom)
         if scene is not None:
@@ -100,12 +100,12 @@ def draw_scene(
 
 
 def _attempt(rng: np.random.Generator, size: int, wanted: list[int], zoom: float) -> Scene | None:
-    """Draws a scene; None where a thing is hidden too much or has come out too large."""
+    """Draws a scene; None where an object is hidden too much or has come out too large."""
     canvas = _calm(rng, draw_background(rng, size)) * 255
     light = rng.uniform(0, 2 * math.pi)
     shadow = rng.uniform(0.15, 0.45) if rng.random() < 0.5 else 0.0
     layers = _arrange(rng, wanted, zoom)
-    visible = {kind: np.zeros((size, size), dtype=np.float32) for kind in wanted}
+    visible = {object_class: np.zeros((size, size), dtype=np.float32) for object_class in wanted}
     full = dict.fromkeys(wanted, 0)
     for layer in layers:
         drawn = _draw(rng, layer, size)
@@ -124,14 +124,14 @@ def _attempt(rng: np.random.Generator, size: int, wanted: list[int], zoom: float
         region += alpha * (colours - region)
         for share in visible.values():
             share[rows, columns] *= 1 - alpha[..., 0]
-        if layer.kind >= 0:
-            visible[layer.kind][rows, columns] += alpha[..., 0]
-            full[layer.kind] = int(np.count_nonzero(np.asarray(rgba)[..., 3] > 127))
-    masks = np.stack([visible[kind] > 0.5 for kind in wanted])
+        if layer.object_class >= 0:
+            visible[layer.object_class][rows, columns] += alpha[..., 0]
+            full[layer.object_class] = int(np.count_nonzero(np.asarray(rgba)[..., 3] > 127))
+    masks = np.stack([visible[object_class] > 0.5 for object_class in wanted])
     areas = masks.sum((1, 2))
-    for kind, area in zip(wanted, areas.tolist(), strict=True):
+    for object_class, area in zip(wanted, areas.tolist(), strict=True):
         if (
-            not max(_MIN_VISIBLE_SHARE * full[kind], _MIN_VISIBLE_AREA * zoom * size**2)
+            not max(_MIN_VISIBLE_SHARE * full[object_class], _MIN_VISIBLE_AREA * zoom * size**2)
             <= area
             <= _MAX_AREA * zoom * size**2
         ):
@@ -140,19 +140,19 @@ def _attempt(rng: np.random.Generator, size: int, wanted: list[int], zoom: float
 
 
 def _calm(rng: np.random.Generator, background: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Takes a background back behind the things: it keeps a part of its contrast and of its colour."""
+    """Takes a background back behind the objects: it keeps a part of its contrast and of its colour."""
     mean = background.mean((0, 1), keepdims=True)
     grey = mean.mean()
     return grey + (mean - grey) * np.float32(0.8) + (background - mean) * np.float32(rng.uniform(0.25, 0.6))
 
 
 def _arrange(rng: np.random.Generator, wanted: list[int], zoom: float) -> list[_Placed]:
-    """Finds sizes and places in units of the picture's side, in the order of painting."""
+    """Finds sizes and places in units of the image's side, in the order of painting."""
     layers: list[_Placed] = []
-    for kind in wanted:
+    for object_class in wanted:
         area = min(0.16, 0.085 * math.exp(0.4 * rng.normal()))
-        unit = math.sqrt(zoom * area / DRAWINGS[kind].area)
-        layers.append(_place(rng, kind, unit, layers, 0.75))
+        unit = math.sqrt(zoom * area / DRAWINGS[object_class].area)
+        layers.append(_place(rng, object_class, unit, layers, 0.75))
     for _ in range(int(rng.choice(3, p=(0.5, 0.35, 0.15)))):
         unit = math.sqrt(zoom * rng.uniform(0.008, 0.06) / _CLUTTER_AREA_UNITS)
         item = _place(rng, -1, unit, layers, 0.7)
@@ -160,8 +160,10 @@ def _arrange(rng: np.random.Generator, wanted: list[int], zoom: float) -> list[_
     return layers
 
 
-def _place(rng: np.random.Generator, kind: int, unit: float, layers: list[_Placed], closeness: float) -> _Placed:
-    """Finds a place, uniform over the picture, that covers nothing too much; else the best of ten."""
+def _place(
+    rng: np.random.Generator, object_class: int, unit: float, layers: list[_Placed], closeness: float
+) -> _Placed:
+    """Finds a place, uniform over the image, that covers nothing too much; else the best of ten."""
     margin = 0.75 * unit
     best, best_gap = (0.5, 0.5), -math.inf
     for _ in range(10):
@@ -171,13 +173,13 @@ def _place(rng: np.random.Generator, kind: int, unit: float, layers: list[_Place
             best, best_gap = (x, y), gap
         if gap >= closeness:
             break
-    return _Placed(kind, *best, unit)
+    return _Placed(object_class, *best, unit)
 
 
 def _draw(rng: np.random.Generator, layer: _Placed, size: int) -> tuple[Image.Image, int, int] | None:
     draw: Callable[[Pen], None]
-    if layer.kind >= 0:
-        draw, _, tilt, mirror = DRAWINGS[layer.kind]
+    if layer.object_class >= 0:
+        draw, _, tilt, mirror = DRAWINGS[layer.object_class]
     else:
         draw, tilt, mirror = CLUTTER[int(rng.integers(len(CLUTTER)))], 0.3, True
     supersampling = 3 if size <= 160 else 2
@@ -187,7 +189,7 @@ def _draw(rng: np.random.Generator, layer: _Placed, size: int) -> tuple[Image.Im
 
 
 def _clip(rgba: Image.Image, left: int, top: int, size: int) -> tuple[NDArray[np.float32], slice, slice] | None:
-    """Cuts a drawing to the picture; returns its pixels [h, w, 4], their rows and their columns."""
+    """Cuts a drawing to the image; returns its pixels [h, w, 4], their rows and their columns."""
     x0, y0 = max(0, left), max(0, top)
     x1, y1 = min(size, left + rgba.width), min(size, top + rgba.height)
     if x1 <= x0 or y1 <= y0:

@@ -1,6 +1,6 @@
 """Floating-point operations: those that run, counted, and the fewest that LeGrad in closed form can do with.
 
-Both are of matrix products, convolutions and attention alone. What is done number by number (activations, norms, ReLU
+Both are of matrix products, convolutions and attention alone. What is done elementwise (activations, norms, ReLU
 and sums) is not counted: it is little arithmetic, though not always little time.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from avgrad.engine.vit import VisionTransformer
+from avgrad.engine.view import ViTView
 
 
 def _linear_pointwise(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
@@ -50,21 +50,21 @@ def count_flops(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def _tokens(view: VisionTransformer, size: int) -> tuple[int, int]:
-    """Tokens of a square picture with `size` pixels a side, and how many of them are patches."""
+def _tokens(view: ViTView, size: int) -> tuple[int, int]:
+    """Tokens of a square image with `size` pixels a side, and how many of them are patches."""
     patches = (size // view.patch_size) ** 2
     return view.num_prefix_tokens + patches, patches
 
 
-def forward_flops(view: VisionTransformer, size: int) -> int:
-    """What one picture's plain forward pass takes, of a model that does not pool by attention.
+def forward_flops(view: ViTView, size: int) -> int:
+    """What one image's plain forward pass takes, of a model that does not pool by attention.
 
     Per block with n tokens of width d and an MLP of width m: `n (4 d^2 + 2 d m)` multiply-adds in its products with
     weights and `2 n^2 d` in attention; before the blocks the patches, behind them the projection.
 
     Args:
         view: the model.
-        size: side of the square picture in pixels.
+        size: side of the square image in pixels.
     """
     tokens, patches = _tokens(view, size)
     total = 0
@@ -77,8 +77,8 @@ def forward_flops(view: VisionTransformer, size: int) -> int:
     return 2 * total
 
 
-def explanation_flops(view: VisionTransformer, size: int, prompts: int) -> int:
-    """What LeGrad in closed form takes beyond the forward pass, all layers, mean pooling, one picture.
+def explanation_flops(view: ViTView, size: int, prompts: int) -> int:
+    """What LeGrad in closed form takes beyond the forward pass, all layers, mean pooling, one image.
 
     Per block and prompt `n (d m + d^2)` multiply-adds back through W_1 and W_o, `n^2 d` for U V^T, and for the one
     vector that all tokens share its way back through the projection (D d) and W_2 (d m). Per block, whatever the number
@@ -86,7 +86,7 @@ def explanation_flops(view: VisionTransformer, size: int, prompts: int) -> int:
 
     Args:
         view: the model; it does not pool by attention.
-        size: side of the square picture in pixels.
+        size: side of the square image in pixels.
         prompts: how many.
     """
     tokens, _ = _tokens(view, size)
@@ -100,14 +100,14 @@ def explanation_flops(view: VisionTransformer, size: int, prompts: int) -> int:
     return 2 * total
 
 
-def floor(view: VisionTransformer, size: int, prompts: int, forward_passes: int = 1) -> float | None:
+def floor(view: ViTView, size: int, prompts: int, forward_passes: int = 1) -> float | None:
     """LeGrad's arithmetic over a plain forward pass's: about 1 + 0.42 P for ViT-B/16 at 224 pixels.
 
     Args:
         view: the model.
-        size: side of the square picture in pixels.
+        size: side of the square image in pixels.
         prompts: how many.
-        forward_passes: 1, or 0 where the picture is set already.
+        forward_passes: 1, or 0 where the image is set already.
 
     Returns:
         The ratio; None for models that pool by attention, where it is another formula.

@@ -17,11 +17,6 @@ from torch import Tensor
 
 from avgrad.engine.linear import linear
 
-
-class UnsupportedModelError(ValueError):
-    """The model has a part that the view cannot express; explaining it anyway would be wrong."""
-
-
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
 
 
@@ -36,7 +31,7 @@ def activate(name: Activation, x: Tensor) -> Tensor:
     return F.relu(x)
 
 
-def activation_slope_(name: Activation, x: Tensor) -> Tensor:
+def activation_derivative_(name: Activation, x: Tensor) -> Tensor:
     """The derivative phi' of an activation at its input, elementwise, in closed form, in the input's own memory."""
     if name in ("gelu", "gelu_tanh"):
         one = torch.ones((), dtype=x.dtype, device=x.device).expand_as(x)
@@ -161,7 +156,7 @@ class PoolerMlp:
             normed = attended
         else:
             normed, mean, rstd = self.norm.statistics(attended)
-        slope = activation_slope_(self.activation, linear(normed, self.fc1_weight, self.fc1_bias))
+        slope = activation_derivative_(self.activation, linear(normed, self.fc1_weight, self.fc1_bias))
         grad = (slope[:, None] * (grad_output @ self.fc2_weight)) @ self.fc1_weight
         if self.norm is not None:
             grad = self.norm.gradient(((attended - mean) * rstd)[:, None], rstd[:, None], grad)
@@ -253,7 +248,7 @@ class Head:
     cosine: bool = True
 
     def __call__(self, token: Tensor) -> Tensor:
-        """Embedding, not normalised, `[..., D]`, of tokens `[..., d]`."""
+        """Embedding, not normalized, `[..., D]`, of tokens `[..., d]`."""
         return self.project(token if self.norm is None else self.norm(token))
 
     def project(self, token: Tensor) -> Tensor:
@@ -261,7 +256,7 @@ class Head:
         return token if self.weight is None else linear(token, self.weight, self.bias)
 
     def scores(self, token: Tensor, prompts: Tensor) -> Tensor:
-        """`<normalize(head(token)), prompt>` (not normalised without `cosine`), `[B, P]`; differentiable.
+        """`<normalize(head(token)), prompt>` (not normalized without `cosine`), `[B, P]`; differentiable.
 
         Args:
             token: one token per image, `[B, d]`.
@@ -299,12 +294,12 @@ class Head:
 
 
 @dataclass(frozen=True)
-class VisionTransformer:
+class ViTView:
     """A vision transformer as the attribution methods see it.
 
     Attributes:
         embed: turns pixels `[B, 3, h, w]` into the first block's input `[B, n, d]`: patches, positions (interpolated
-            to the picture's grid), prefix tokens and whatever comes before the first block.
+            to the image's grid), prefix tokens and whatever comes before the first block.
         blocks: the transformer blocks, in order.
         head: final LayerNorm and projection.
         patch_size: side of a patch in pixels.
@@ -352,7 +347,7 @@ class VisionTransformer:
         return pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size
 
     def output(self, tokens: Tensor) -> Tensor:
-        """The model's own image embedding, not normalised, `[B, D]` from the last block's output `[B, n, d]`."""
+        """The model's own image embedding, not normalized, `[B, D]` from the last block's output `[B, n, d]`."""
         if self.pooler is not None:
             if self.norm_before_pool and self.head.norm is not None:
                 return self.head.project(self.pooler(self.head.norm(tokens)))

@@ -13,9 +13,9 @@ from torch import Tensor
 import avgrad
 from avgrad.engine.attribute import METHODS
 from avgrad.prompts import Prompt
-from eval import original
-from eval.flops import floor
-from eval.speed_models import Subject
+from benchmarks import original
+from benchmarks.flops import floor
+from benchmarks.models import Subject
 
 Kind = Literal["plain", "encode", "method", "further", "original"]
 
@@ -31,10 +31,10 @@ class Row:
 
     Attributes:
         kind: "plain" is the library's own forward pass, "encode" avgrad's, "method" an attribution method from pixels
-            to heatmaps, "further" LeGrad of one more prompt by a Localizer whose picture is set, "original" LeGrad by
+            to heatmaps, "further" LeGrad of one more prompt by a Localizer whose image is set, "original" LeGrad by
             legrad_torch.
-        size: side of the pictures in pixels.
-        batch: number of pictures.
+        size: side of the images in pixels.
+        batch: number of images.
         method: of "method" and "further", one of `CHOICES`.
         prompts: how many; 0 for forward passes.
         compiled: through `torch.compile`.
@@ -84,8 +84,8 @@ def rows_of(
 
     Args:
         subject: the model.
-        sizes: sides of the pictures in pixels; empty for the model's own.
-        batches: numbers of pictures.
+        sizes: sides of the images in pixels; empty for the model's own.
+        batches: numbers of images.
         prompts: numbers of prompts.
         methods: of `CHOICES`.
         original_prompts: up to how many prompts the original is timed; 0 leaves it out.
@@ -114,7 +114,7 @@ class Task:
     Attributes:
         run: does it once.
         eager: the same without `torch.compile`.
-        keep: brings about what a run finds done already (a picture that is set).
+        keep: brings about what a run finds done already (an image that is set).
     """
 
     run: Callable[[], object]
@@ -153,10 +153,10 @@ def _further(subject: Subject, row: Row, prompt: Tensor) -> Task:
     from PIL import Image
 
     localizer = avgrad.Localizer(subject.model, size=row.size, **CHOICES[row.method])
-    picture = Image.new("RGB", (row.size, row.size), "gray")
+    image = Image.new("RGB", (row.size, row.size), "gray")
     asked = Prompt(prompt, "random", "embedding")
 
     def run() -> object:
         return localizer.localize(prompts=asked)
 
-    return Task(run, run, lambda: localizer.set_image(picture))
+    return Task(run, run, lambda: localizer.set_image(image))

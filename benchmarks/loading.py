@@ -1,4 +1,4 @@
-"""How long loading imagebind_huge takes, beside reading its bytes: `python -m eval.speed --load`."""
+"""How long loading imagebind_huge takes, beside reading its bytes: `python -m benchmarks.speed --load`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from avgrad.models.checkpoints import byte_offsets, check_layout, open_checkpoint
 from avgrad.models.imagebind import ImageBind
-from eval.timing import time_in_turns
+from benchmarks.timing import time_in_turns
 
 TOWERS = ("vision", "audio")
 

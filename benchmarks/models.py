@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avgrad.engine.vit import UnsupportedModelError, VisionTransformer, interpolate_positions
+from avgrad.engine.view import ViTView, interpolate_positions
+from avgrad.errors import UnsupportedModelError
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.open_clip import OpenClip
 from avgrad.models.registry import load
@@ -29,8 +30,8 @@ class Subject:
         name: as the command line has it.
         library: whose code the plain forward pass is.
         model: as `avgrad.load` gives models.
-        make: builds the library's own model for pictures of so many pixels a side (None: the model's own size).
-            None where the library's model takes pictures of any size as it is.
+        make: builds the library's own model for images of so many pixels a side (None: the model's own size).
+            None where the library's model takes images of any size as it is.
     """
 
     name: str
@@ -39,19 +40,19 @@ class Subject:
     make: Callable[[int | None], nn.Module] | None = None
 
     @property
-    def view(self) -> VisionTransformer:
+    def view(self) -> ViTView:
         return self.model.vision
 
     @property
     def size(self) -> int:
-        """Side in pixels of the pictures that the model is made for."""
+        """Side in pixels of the images that the model is made for."""
         return self.model.preprocess.size
 
     def twin(self, size: int | None = None) -> nn.Module:
-        """The library's own model on the same weights, for pictures of another size.
+        """The library's own model on the same weights, for images of another size.
 
         Args:
-            size: side of the pictures in pixels; position embeddings are interpolated to them once, here. None: the
+            size: side of the images in pixels; position embeddings are interpolated to them once, here. None: the
                 model's own.
         """
         assert self.make is not None and isinstance(self.model, OpenClip | TimmClassifier)

@@ -1,11 +1,11 @@
-"""Trains avgrad-mini on made-up scenes: `python -m avgrad.scenes.train --out RUN`.
+"""Trains avgrad-mini on synthetic scenes: `python -m training.train --out RUN`.
 
-Supervision is image-level: the loss is told which kinds of things are in a picture, never where. As ImageBind binds
-modalities to images, each sound, spoken name and text is pulled towards the pictures in which its thing is, and pushed
-from those in which it is not. Before that, the towers learn the kinds apart from each other, which is much faster.
+Supervision is image-level: the loss is told which classes of objects are in an image, never where. As ImageBind binds
+modalities to images, each sound, spoken name and text is pulled towards the images in which its object is, and pushed
+from those in which it is not. Before that, the towers learn the classes apart from each other, which is much faster.
 
-A step sees only some patches of each picture, others each time. So it takes less time, and the vision tower cannot
-rely on the most telling part of a thing: heatmaps come to cover all of it.
+A step sees only some patches of each image, others each time. So it takes less time, and the vision tower cannot
+rely on the most telling part of an object: heatmaps come to cover all of it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from avgrad.encoders.image import CLIP_MEAN, CLIP_STD
 from avgrad.encoders.text import tokenize
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.towers import ImageBindConfig
-from avgrad.scenes.held_out import HeldOut
-from avgrad.scenes.kinds import KINDS
-from avgrad.scenes.pool import Part, make_pool
+from avgrad.scenes.classes import CLASSES
 from avgrad.scenes.texts import texts
+from training.held_out import HeldOut
+from training.pool import Part, make_pool
 
 SHAPE: dict[str, Any] = {
     "kernel_size": (2, 8, 8),
@@ -53,12 +53,12 @@ SHAPE: dict[str, Any] = {
     "text_context_length": 24,
 }
 CLOSE_UP_SIZE = SHAPE["image_size"] * 3 // 8
-PROMPTS_PER_KIND = {"audio": {"sounds": 2, "speech": 6}, "joint": {"sounds": 2, "speech": 2}}
-TEXTS_PER_KIND = 2
+PROMPTS_PER_CLASS = {"audio": {"sounds": 2, "speech": 6}, "joint": {"sounds": 2, "speech": 2}}
+TEXTS_PER_CLASS = 2
 
 
 class Stage(str, Enum):
-    """Vision (with text) and audio each meet the kinds' anchors first, apart; then all towers meet each other."""
+    """Vision (with text) and audio each meet the classes' anchors first, apart; then all towers meet each other."""
 
     vision = "vision"
     audio = "audio"
@@ -67,15 +67,20 @@ class Stage(str, Enum):
 
 def vocabulary() -> list[int]:
     """CLIP token ids of all texts that the scenes know, and those that every text has, ascending."""
-    every = [text for split in ("train", "heldout") for kind in range(len(KINDS)) for text in texts(kind, split)]
+    every = [
+        text
+        for split in ("train", "heldout")
+        for object_class in range(len(CLASSES))
+        for text in texts(object_class, split)
+    ]
     return sorted(set(tokenize(every, SHAPE["text_context_length"]).flatten().tolist()) | {0})
 
 
 class Trainer(nn.Module):
-    """The model with what training adds: an anchor for each kind, and the scale and bias of the odds.
+    """The model with what training adds: an anchor for each class, and the scale and bias of the odds.
 
-    Anchors are fixed orthogonal directions, one per kind. Towers that have met them can be trained apart and still
-    share one space. `sigmoid(scale * similarity + bias)` is the probability that the thing is in the picture.
+    Anchors are fixed orthogonal directions, one per class. Towers that have met them can be trained apart and still
+    share one space. `sigmoid(scale * similarity + bias)` is the probability that the object is in the image.
     """
 
     anchors: Tensor
@@ -88,16 +93,16 @@ class Trainer(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.model.initialize(generator)
         self.model.modality_postprocessors.requires_grad_(False)
-        directions = torch.randn(SHAPE["out_embed_dim"], len(KINDS), generator=generator)
+        directions = torch.randn(SHAPE["out_embed_dim"], len(CLASSES), generator=generator)
         self.register_buffer("anchors", torch.linalg.qr(directions).Q.T.contiguous())
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.bias = nn.Parameter(torch.tensor(-3.0))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """What a batch's pictures and prompts are wrong about.
+        """What a batch's images and prompts are wrong about.
 
-        Pictures against anchors and against prompts by the sigmoid loss over all pairs (is the thing there?); prompts
-        against anchors by cross-entropy (which kind is it?). Only what the batch holds takes part.
+        Images against anchors and against prompts by the sigmoid loss over all pairs (is the object there?); prompts
+        against anchors by cross-entropy (which class is it?). Only what the batch holds takes part.
         """
         scale, losses = self.log_scale.exp(), []
         images = None
@@ -106,14 +111,14 @@ class Trainer(nn.Module):
             losses.append(self._pairs(images, self.anchors, batch["labels"]))
         for modality, tower in (("sounds", "audio"), ("speech", "audio"), ("texts", "text")):
             if modality in batch:
-                prompts, kinds = self.model.tower(tower, batch[modality]).float(), batch[f"{modality}_kinds"]
-                losses.append(F.cross_entropy(scale * prompts @ self.anchors.T, kinds))
+                prompts, classes = self.model.tower(tower, batch[modality]).float(), batch[f"{modality}_kinds"]
+                losses.append(F.cross_entropy(scale * prompts @ self.anchors.T, classes))
                 if images is not None:
-                    losses.append(self._pairs(images, prompts, batch["labels"][:, kinds]))
+                    losses.append(self._pairs(images, prompts, batch["labels"][:, classes]))
         return torch.stack(losses).sum()
 
     def _see(self, pixels: Tensor, kept: Tensor) -> Tensor:
-        """Unit-norm embeddings `[B, D]` of pictures of which the tower gets only the patches `kept` `[B, k]`."""
+        """Unit-norm embeddings `[B, D]` of images of which the tower gets only the patches `kept` `[B, k]`."""
         tokens = self.model.modality_preprocessors["vision"](pixels)
         patches = tokens[:, 1:].gather(1, kept[..., None].expand(-1, -1, tokens.shape[-1]))
         tokens = self.model.modality_trunks["vision"](torch.cat([tokens[:, :1], patches], dim=1))
@@ -121,7 +126,7 @@ class Trainer(nn.Module):
 
     def _pairs(self, images: Tensor, prompts: Tensor, labels: Tensor) -> Tensor:
         logits = self.log_scale.exp() * images @ prompts.T + self.bias
-        # the mean over all pairs, times the number of kinds that a picture is asked about at once
+        # the mean over all pairs, times the number of classes that an image is asked about at once
         return F.binary_cross_entropy_with_logits(logits, labels) * 4
 
 
@@ -133,42 +138,42 @@ class Batches:
     ) -> None:
         self.pool, self.stage, self.batch, self.keep = pool, stage, batch, keep
         self.seed = [seed, list(Stage).index(stage)]
-        self.texts: list[Tensor] = [model.tokens(texts(kind, "train")) for kind in range(len(KINDS))]
+        self.texts: list[Tensor] = [model.tokens(texts(object_class, "train")) for object_class in range(len(CLASSES))]
         self.members = {
-            part: [np.flatnonzero(pool[part].labels == kind) for kind in range(len(KINDS))]
+            part: [np.flatnonzero(pool[part].labels == object_class) for object_class in range(len(CLASSES))]
             for part in ("sounds", "speech")
         }
         self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
 
     def __call__(self, step: int, size: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([*self.seed, step])
-        batch = {} if self.stage == Stage.audio else self._pictures(rng, size)
-        for part, number in PROMPTS_PER_KIND.get(self.stage.value, {}).items():
+        batch = {} if self.stage == Stage.audio else self._images(rng, size)
+        for part, number in PROMPTS_PER_CLASS.get(self.stage.value, {}).items():
             chosen = np.concatenate([rng.choice(members, number) for members in self.members[part]])
             batch[part] = _vary(torch.from_numpy(self.pool[part][chosen]).float()[:, None], rng)
             batch[f"{part}_kinds"] = torch.from_numpy(self.pool[part].labels[chosen])
         if self.stage != Stage.audio:
-            chosen_texts = [tokens[rng.integers(0, len(tokens), TEXTS_PER_KIND)] for tokens in self.texts]
+            chosen_texts = [tokens[rng.integers(0, len(tokens), TEXTS_PER_CLASS)] for tokens in self.texts]
             batch["texts"] = torch.cat(chosen_texts)
-            batch["texts_kinds"] = torch.arange(len(KINDS)).repeat_interleave(TEXTS_PER_KIND)
+            batch["texts_kinds"] = torch.arange(len(CLASSES)).repeat_interleave(TEXTS_PER_CLASS)
         return batch
 
-    def _pictures(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+    def _images(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         near = size == CLOSE_UP_SIZE
-        pictures = self.pool["close_ups" if near else "pictures"]
-        indices = rng.integers(0, len(pictures), self.batch * 4 if near else self.batch)
-        pixels = torch.from_numpy(pictures[indices]).permute(0, 3, 1, 2).float() / 255
+        images = self.pool["close_ups" if near else "images"]
+        indices = rng.integers(0, len(images), self.batch * 4 if near else self.batch)
+        pixels = torch.from_numpy(images[indices]).permute(0, 3, 1, 2).float() / 255
         if pixels.shape[-1] != size:
             pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
         flipped = torch.from_numpy(rng.random(len(indices)) < 0.5)
         pixels[flipped] = pixels[flipped].flip(-1)
-        labels = torch.from_numpy(pictures.labels[indices])
+        labels = torch.from_numpy(images.labels[indices])
         num_patches = (size // SHAPE["kernel_size"][-1]) ** 2
         order = rng.random((len(indices), num_patches), dtype=np.float32).argsort(1)
         return {
             "kept": torch.from_numpy(order[:, : round(num_patches * self.keep)]),
             "pixels": (pixels - self.mean) / self.std,
-            "labels": F.one_hot(labels, len(KINDS)).float() if near else labels.float(),
+            "labels": F.one_hot(labels, len(CLASSES)).float() if near else labels.float(),
         }
 
 
@@ -184,8 +189,8 @@ def _vary(mels: Tensor, rng: np.random.Generator) -> Tensor:
     return mels
 
 
-def picture_size(stage: Stage, step: int, steps: int, near: float, fine: float) -> int:
-    """Close-ups first, which teach the kinds in a fraction of the time; then scenes at 3/4, last at full size."""
+def image_size(stage: Stage, step: int, steps: int, near: float, fine: float) -> int:
+    """Close-ups first, which teach the classes in a fraction of the time; then scenes at 3/4, last at full size."""
     full: int = SHAPE["image_size"]
     if stage == Stage.joint:
         return full
@@ -251,14 +256,14 @@ def train(
     stage: Annotated[
         list[Stage] | None, typer.Option(help="Only these stages; vision and audio may run at the same time.")
     ] = None,
-    pictures: Annotated[int, typer.Option(help="Pictures in the pool.")] = 65_536,
-    close_ups: Annotated[int, typer.Option(help="Close-ups of one thing in the pool.")] = 32_768,
+    images: Annotated[int, typer.Option(help="Images in the pool.")] = 65_536,
+    close_ups: Annotated[int, typer.Option(help="Close-ups of one object in the pool.")] = 32_768,
     prompts: Annotated[int, typer.Option(help="Sounds, and spoken names, in the pool.")] = 16_384,
     vision_steps: Annotated[int, typer.Option(help="Steps of the vision stage.")] = 3_800,
     audio_steps: Annotated[int, typer.Option(help="Steps of the audio stage.")] = 2_000,
     joint_steps: Annotated[int, typer.Option(help="Steps of the joint stage.")] = 150,
-    batch: Annotated[int, typer.Option(help="Pictures in a step.")] = 192,
-    keep: Annotated[float, typer.Option(help="Share of a picture's patches that a step sees.")] = 0.3,
+    batch: Annotated[int, typer.Option(help="Images in a step.")] = 192,
+    keep: Annotated[float, typer.Option(help="Share of an image's patches that a step sees.")] = 0.3,
     near: Annotated[float, typer.Option(help="Share of the vision stage, at its start, on close-ups.")] = 0.08,
     fine: Annotated[float, typer.Option(help="Share of it, at its end, at full size; between, at 3/4.")] = 0.12,
     peak: Annotated[float, typer.Option(help="Largest learning rate; a fifth of it in the joint stage.")] = 1.5e-3,
@@ -270,7 +275,7 @@ def train(
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
 ) -> None:
     """Trains avgrad-mini; writes OUT/mini.safetensors and OUT/log.jsonl."""
-    counts = {"pictures": pictures, "close_ups": close_ups, "sounds": prompts, "speech": prompts}
+    counts = {"images": images, "close_ups": close_ups, "sounds": prompts, "speech": prompts}
     pool = make_pool(out / "pool", counts, seed, SHAPE["image_size"], workers)
     examiner = HeldOut(held_out, SHAPE["image_size"])
     lengths = {Stage.vision: vision_steps, Stage.audio: audio_steps, Stage.joint: joint_steps}
@@ -290,7 +295,7 @@ def train(
             _assemble(trainer, out)
         progress = tqdm(range(first, steps), initial=first, total=steps, desc=current.value, unit="step")
         for step in progress:
-            size = picture_size(current, step, steps, near, fine)
+            size = image_size(current, step, steps, near, fine)
             on_device = {key: value.to(device) for key, value in batches(step, size).items()}
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = learning_rate(step, steps, group["peak"])

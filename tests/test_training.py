@@ -16,17 +16,17 @@ import torch
 
 import avgrad
 from avgrad.models.imagebind import ImageBind
-from avgrad.scenes.held_out import HeldOut
+from training.held_out import HeldOut
 
 OPTIONS = (
-    "--pictures 8 --close-ups 8 --prompts 8 --vision-steps 6 --audio-steps 2 --joint-steps 4 --batch 8 "
+    "--images 8 --close-ups 8 --prompts 8 --vision-steps 6 --audio-steps 2 --joint-steps 4 --batch 8 "
     "--save-every 2 --evaluate-every 6 --held-out 16"
 )
 
 
 def _start(out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "avgrad.scenes.train", "--out", str(out), *OPTIONS.split(), "--workers", "2"],
+        [sys.executable, "-m", "training.train", "--out", str(out), *OPTIONS.split(), "--workers", "2"],
         cwd=Path(__file__).parents[1],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
@@ -57,7 +57,7 @@ def test_killed_and_resumed_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
     assert model.encode_text(["a dog", "zebra crossing"]).shape == (2, 128)
 
 
-def test_the_bundled_model_finds_things() -> None:
+def test_the_bundled_model_finds_objects() -> None:
     """Figures of 100 scenes that training never drew; `python -m eval.scenes` measures more closely."""
     model = avgrad.load("mini")
     assert isinstance(model, ImageBind)

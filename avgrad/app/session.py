@@ -1,4 +1,4 @@
-"""Visitor: what one visitor's session holds; bounded, and nobody else's."""
+"""Session: what one visitor's session holds; bounded, and nobody else's."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from avgrad.app.picture import Picture, digest, read_picture, sample_picture
+from avgrad.app.image import InputImage, digest, read_image, sample_image
+from avgrad.app.model_pool import ModelPool
 from avgrad.app.question import Question
-from avgrad.app.sound_picture import SoundPicture, draw_sound
-from avgrad.app.workshop import Workshop
-from avgrad.engine.vit import UnsupportedModelError
+from avgrad.app.spectrogram import Spectrogram, draw_sound
+from avgrad.errors import CheckpointError, MediaError, UnsupportedModelError
 from avgrad.localization import Localization
 from avgrad.localizer import Localizer, Model
-from avgrad.media import MediaError
-from avgrad.models.checkpoints import CheckpointError
 from avgrad.prompts import Prompt
 from avgrad.scenes.samples import samples
 
@@ -24,7 +22,7 @@ T = TypeVar("T")
 MISTAKES = (MediaError, UnsupportedModelError, CheckpointError)
 """What a visitor may have done wrong: their sentence is shown, and the session goes on."""
 
-_REMEMBERED = 16  # prompts, and pictures of sounds
+_REMEMBERED = 16  # prompts, and images of sounds
 
 
 def sentence(error: Exception, name: str) -> str:
@@ -37,34 +35,34 @@ class Answer:
     """What was found.
 
     Attributes:
-        picture: where.
+        image: where.
         questions: what was looked for, one for each prompt of `result`.
         result: the heatmaps.
         localizer: what made them.
     """
 
-    picture: Picture
+    image: InputImage
     questions: tuple[Question, ...]
     result: Localization
     localizer: Localizer
 
 
-class Visitor:
-    """One visitor's picture, prompts and last answer.
+class Session:
+    """One visitor's image, prompts and last answer.
 
     Args:
-        workshop: the server's.
+        model pool: the server's.
     """
 
-    def __init__(self, workshop: Workshop) -> None:
-        self.workshop = workshop
-        self.picture: Picture | None = None
+    def __init__(self, model_pool: ModelPool) -> None:
+        self.model_pool = model_pool
+        self.image: InputImage | None = None
         self._name = ""
         self._localizer: Localizer | None = None
-        self._set: Picture | None = None
+        self._set: InputImage | None = None
         self._prompts: OrderedDict[str, Prompt] = OrderedDict()
-        self._sounds: OrderedDict[str, SoundPicture] = OrderedDict()
-        self._rivals: OrderedDict[tuple[str, str], Localization] = OrderedDict()
+        self._sounds: OrderedDict[str, Spectrogram] = OrderedDict()
+        self._baselines: OrderedDict[tuple[str, str], Localization] = OrderedDict()
         self._answer: Answer | None = None
 
     def model(self, name: str) -> Model:
@@ -78,41 +76,41 @@ class Visitor:
         # let go of the old one first: two large ones may not fit
         self._localizer = self._set = self._answer = None
         self._prompts.clear()
-        self._rivals.clear()
-        model = self.workshop.model(name)
+        self._baselines.clear()
+        model = self.model_pool.model(name)
         self._name, self._localizer = name, Localizer(model)
         return model
 
     def see(self, content: bytes, name: str, taken: bool = False) -> None:
-        """Sets this visitor's picture; see `read_picture`.
+        """Sets this visitor's image; see `read_image`.
 
         Raises:
-            MediaError: it is not a picture, or is damaged; the last one stays.
+            MediaError: it is not an image, or is damaged; the last one stays.
         """
-        if self.picture is None or self.picture.digest != digest(content):
-            self.picture = self.workshop.work(read_picture, content, name, taken)
+        if self.image is None or self.image.digest != digest(content):
+            self.image = self.model_pool.work(read_image, content, name, taken)
 
     def see_sample(self, number: int) -> None:
-        """Sets this visitor's picture to that of a sample scene."""
+        """Sets this visitor's image to that of a sample scene."""
         sample = samples()[number]
-        if self.picture is None or self.picture.sample != sample:
-            self.picture = sample_picture(number)
+        if self.image is None or self.image.sample != sample:
+            self.image = sample_image(number)
 
-    def sound(self, question: Question) -> SoundPicture:
+    def sound(self, question: Question) -> Spectrogram:
         """What a sound looks like.
 
         Raises:
             MediaError: it is no sound, or is damaged, or silent.
         """
         return _remembered(
-            self._sounds, question.key, lambda: self.workshop.work(draw_sound, question.content, question.label)
+            self._sounds, question.key, lambda: self.model_pool.work(draw_sound, question.content, question.label)
         )
 
-    def look(self, picture: Picture, questions: Sequence[Question]) -> tuple[Answer | None, list[str]]:
+    def look(self, image: InputImage, questions: Sequence[Question]) -> tuple[Answer | None, list[str]]:
         """Looks for everything asked, by the model chosen last.
 
         Args:
-            picture: where; its forward pass runs only if it is another one than the last time.
+            image: where; its forward pass runs only if it is another one than the last time.
             questions: what for.
 
         Returns:
@@ -131,16 +129,16 @@ class Visitor:
         if not answered:
             return None, refused
         last = self._answer
-        if last is None or last.picture is not picture or last.questions != tuple(answered):
+        if last is None or last.image is not image or last.questions != tuple(answered):
 
             def localize() -> Localization:
-                if self._set is not picture:
-                    localizer.set_image(picture.image)
-                    self._set = picture
+                if self._set is not image:
+                    localizer.set_image(image.image)
+                    self._set = image
                 return localizer.localize(prompts=prompts)
 
-            self._rivals.clear()
-            self._answer = Answer(picture, tuple(answered), self.workshop.work(localize), localizer)
+            self._baselines.clear()
+            self._answer = Answer(image, tuple(answered), self.model_pool.work(localize), localizer)
         return self._answer, list(dict.fromkeys(refused))
 
     def _prompt(self, localizer: Localizer, question: Question) -> Prompt:
@@ -149,9 +147,9 @@ class Visitor:
             prompt = localizer.encode(**{question.modality: given})[0]
             return Prompt(prompt.embedding, question.label, question.modality)
 
-        return _remembered(self._prompts, question.key, lambda: self.workshop.work(encode))
+        return _remembered(self._prompts, question.key, lambda: self.model_pool.work(encode))
 
-    def rival(self, answer: Answer, index: int, method: str) -> Localization:
+    def baseline(self, answer: Answer, index: int, method: str) -> Localization:
         """What another method makes of one prompt of the answer.
 
         Raises:
@@ -160,11 +158,11 @@ class Visitor:
 
         def localize() -> Localization:
             localizer = Localizer(answer.localizer.model, method=method, keep=False)
-            localizer.set_image(answer.picture.image)
+            localizer.set_image(answer.image.image)
             return localizer.localize(prompts=answer.result.prompts[index])
 
         key = method, answer.questions[index].key
-        return _remembered(self._rivals, key, lambda: self.workshop.work(localize))
+        return _remembered(self._baselines, key, lambda: self.model_pool.work(localize))
 
 
 def _remembered(memory: OrderedDict[Any, T], key: Any, make: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""The workshop: the server's models, and the one thread that computes with them."""
+"""The model pool: the server's models, and the one thread that computes with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 BUNDLED = "mini"
 
 
-class Workshop:
+class ModelPool:
     """Models that are loaded once and shared by all visitors, and one worker that does one computation at a time.
 
     A model stays as long as a visitor uses it, and the last one asked for stays for the next visitor. The bundled one,
@@ -62,6 +62,6 @@ class Workshop:
 
 
 @st.cache_resource(show_spinner=False)
-def the_workshop() -> Workshop:
-    """The server's only workshop."""
-    return Workshop()
+def the_model_pool() -> ModelPool:
+    """The server's only model pool."""
+    return ModelPool()

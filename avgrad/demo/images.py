@@ -1,4 +1,4 @@
-"""Pictures of what was found: outlines of masks, log-mel spectrograms, a strip for each scene, a montage."""
+"""Images of what was found: outlines of masks, log-mel spectrograms, a strip for each scene, a montage."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from avgrad.media import open_audio
 
 FOUND, TRUE = (255, 255, 255), (255, 0, 200)
 """Colours of outlines: what was found, and the truth; the colour map has neither."""
-THINGS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167))
-"""A colour for each thing of a scene (Okabe and Ito's, which colour-blind people can tell apart)."""
+OBJECTS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167))
+"""A colour for each object of a scene (Okabe and Ito's, which colour-blind people can tell apart)."""
 
 ASKED = {"audio": "by its sound", "speech": "by a spoken phrase", "text": "by a text"}
 
@@ -44,7 +44,7 @@ def outline(mask: NDArray[np.bool_], width: int = 1) -> NDArray[np.bool_]:
 def outlined(
     image: Image.Image, found: NDArray[np.bool_] | None = None, truth: NDArray[np.bool_] | None = None
 ) -> Image.Image:
-    """A picture with the outline of the found mask, solid, and of the true one, dashed."""
+    """An image with the outline of the found mask, solid, and of the true one, dashed."""
     pixels = np.array(image)
     if truth is not None:
         rows, columns = np.indices(truth.shape)
@@ -56,7 +56,7 @@ def outlined(
 
 
 def filled(image: Image.Image, areas: Sequence[Area], edges: Sequence[Area] = ()) -> Image.Image:
-    """A picture in grey with masks in colour, and with the outlines of others."""
+    """An image in grey with masks in colour, and with the outlines of others."""
     grey = image.convert("L").convert("RGB")
     pixels = np.asarray(grey, dtype=np.float32) * 0.55 + 70
     for area in areas:
@@ -67,7 +67,7 @@ def filled(image: Image.Image, areas: Sequence[Area], edges: Sequence[Area] = ()
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def log_mel_picture(sound: str | os.PathLike[str], size: tuple[int, int] = (384, 96)) -> Image.Image:
+def log_mel_image(sound: str | os.PathLike[str], size: tuple[int, int] = (384, 96)) -> Image.Image:
     """The log-mel spectrogram of a sound's first channel, time to the right and frequency upwards, RGB.
 
     Args:
@@ -92,27 +92,27 @@ def log_mel_picture(sound: str | os.PathLike[str], size: tuple[int, int] = (384,
     return Image.fromarray(colours).resize(size, Image.Resampling.BILINEAR)
 
 
-def answer_picture(look: Look, answer: Answer) -> Image.Image:
-    """The overlay of an answer, with the outlines of the found and the true mask where the thing is there."""
+def answer_image(look: Look, answer: Answer) -> Image.Image:
+    """The overlay of an answer, with the outlines of the found and the true mask where the object is there."""
     overlay = look.result.overlay(answer.index)
     if answer.iou is None:
         return overlay
-    return outlined(overlay, look.result.mask(0.5)[answer.index].numpy(), answer.thing.mask())
+    return outlined(overlay, look.result.mask(0.5)[answer.index].numpy(), answer.obj.mask())
 
 
-def truth_picture(look: Look) -> Image.Image:
+def truth_image(look: Look) -> Image.Image:
     """The scene in grey with the true masks in colour."""
     return filled(look.result.image, _areas(look))
 
 
 def _areas(look: Look) -> list[Area]:
-    return [Area(thing.mask(), colour) for thing, colour in zip(look.sample.things, THINGS, strict=False)]
+    return [Area(obj.mask(), colour) for obj, colour in zip(look.sample.objects, OBJECTS, strict=False)]
 
 
 def _turns(look: Look) -> list[Answer]:
-    """One answer for each thing of a scene, the modalities by turns."""
-    turns = (MODALITIES[number % len(MODALITIES)] for number in range(len(look.sample.things)))
-    return [look.answer(thing, modality) for thing, modality in zip(look.sample.things, turns, strict=True)]
+    """One answer for each object of a scene, the modalities by turns."""
+    turns = (MODALITIES[number % len(MODALITIES)] for number in range(len(look.sample.objects)))
+    return [look.answer(obj, modality) for obj, modality in zip(look.sample.objects, turns, strict=True)]
 
 
 @cache
@@ -124,7 +124,7 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 class _Sheet:
-    """A sheet of paper that pictures and lines of text are put on."""
+    """A sheet of paper that images and lines of text are put on."""
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGB", (width, height), _PAPER)
@@ -150,9 +150,9 @@ class _Sheet:
     def frame(self, x: int, y: int, width: int, height: int) -> None:
         self._draw.rounded_rectangle((x, y, x + width - 1, y + height - 1), 6, outline=_LINE, width=2)
 
-    def picture(self, x: int, y: int, picture: Image.Image, width: int) -> None:
-        """Puts a square picture at `width` pixels wide."""
-        self.image.paste(picture.resize((width, width), Image.Resampling.LANCZOS), (x, y))
+    def paste(self, x: int, y: int, image: Image.Image, width: int) -> None:
+        """Puts a square image at `width` pixels wide."""
+        self.image.paste(image.resize((width, width), Image.Resampling.LANCZOS), (x, y))
 
 
 def _figures(answer: Answer) -> str:
@@ -161,48 +161,48 @@ def _figures(answer: Answer) -> str:
 
 
 def strip(look: Look) -> Image.Image:
-    """A scene, an overlay for each of its things, the masks found and the true ones, side by side.
+    """A scene, an overlay for each of its objects, the masks found and the true ones, side by side.
 
     The prompts are a sound, a spoken phrase and a text by turns.
     """
     side, gap, margin, top = 320, 14, 20, 62
     answers = _turns(look)
     masks = look.result.mask(0.5).numpy()
-    found = [Area(masks[answer.index], colour) for answer, colour in zip(answers, THINGS, strict=False)]
+    found = [Area(masks[answer.index], colour) for answer, colour in zip(answers, OBJECTS, strict=False)]
     tiles = [
         ("the scene", look.sample.title, look.result.image),
         *(
             (
-                f"{answer.thing.kind}, {ASKED[answer.modality]}",
+                f"{answer.obj.object_class}, {ASKED[answer.modality]}",
                 _figures(answer),
                 outlined(look.result.overlay(answer.index), masks[answer.index]),
             )
             for answer in answers
         ),
         ("masks found", "heatmaps from 0.5 on", filled(look.result.image, found)),
-        ("true masks", "as the scene was drawn", truth_picture(look)),
+        ("true masks", "as the scene was drawn", truth_image(look)),
     ]
     sheet = _Sheet(2 * margin + len(tiles) * (side + gap) - gap, 2 * margin + top + side)
-    for number, (title, below, picture) in enumerate(tiles):
+    for number, (title, below, image) in enumerate(tiles):
         x = margin + number * (side + gap)
         sheet.text(x, margin, title, 20, bold=True)
         sheet.text(x, margin + 28, below, 17, _FAINT)
-        sheet.picture(x, margin + top, picture, side)
+        sheet.paste(x, margin + top, image, side)
     return sheet.image
 
 
 def gallery(looks: Sequence[Look], rows: int = 3) -> Image.Image:
-    """A montage 1600 pixels wide: scenes of three things, one asked for by each modality.
+    """A montage 1600 pixels wide: scenes of three objects, one asked for by each modality.
 
     Args:
-        looks: the first `rows` of them with just three things are shown.
+        looks: the first `rows` of them with just three objects are shown.
         rows: how many scenes.
     """
     side, gap, margin, head, prompt, foot = 304, 12, 16, 44, 64, 36
-    shown = [look for look in looks if len(look.sample.things) == len(MODALITIES)][:rows]
+    shown = [look for look in looks if len(look.sample.objects) == len(MODALITIES)][:rows]
     height = prompt + 8 + side + foot
     sheet = _Sheet(1600, margin + head + len(shown) * height)
-    titles = ("the picture", *(ASKED[modality] for modality in MODALITIES), "true mask, outline found")
+    titles = ("the image", *(ASKED[modality] for modality in MODALITIES), "true mask, outline found")
     for number, title in enumerate(titles):
         x = margin + number * (side + gap)
         sheet.text(x + side // 2, margin + head // 2 - 6, title, 20, bold=True, room=side)
@@ -210,13 +210,13 @@ def gallery(looks: Sequence[Look], rows: int = 3) -> Image.Image:
         y, answers, areas = margin + head + row * height, _turns(look), _areas(look)
         found = look.result.mask(0.5).numpy()
         edges = [Area(found[answer.index], FOUND) for answer in answers]
-        pictures = [
+        images = [
             look.result.image,
             *(outlined(look.result.overlay(answer.index), found[answer.index]) for answer in answers),
             filled(look.result.image, areas, edges),
         ]
-        for number, picture in enumerate(pictures):
-            sheet.picture(margin + number * (side + gap), y + prompt + 8, picture, side)
+        for number, image in enumerate(images):
+            sheet.paste(margin + number * (side + gap), y + prompt + 8, image, side)
         sheet.text(margin + side // 2, y + prompt // 2, look.sample.title, 24, room=side)
         for number, answer in enumerate(answers, start=1):
             _prompt(sheet, margin + number * (side + gap), y, side, prompt, answer)
@@ -226,9 +226,9 @@ def gallery(looks: Sequence[Look], rows: int = 3) -> Image.Image:
 
 
 def _prompt(sheet: _Sheet, x: int, y: int, width: int, height: int, answer: Answer) -> None:
-    """What was asked: a sound as its log-mel picture, words as words."""
+    """What was asked: a sound as its log-mel image, words as words."""
     if answer.modality == "audio":
-        sheet.image.paste(log_mel_picture(answer.thing.sound, (width, height)), (x, y))
+        sheet.image.paste(log_mel_image(answer.obj.sound, (width, height)), (x, y))
         return
     sheet.frame(x, y, width, height)
     words = f"“{answer.words}”"
@@ -236,4 +236,4 @@ def _prompt(sheet: _Sheet, x: int, y: int, width: int, height: int, answer: Answ
         sheet.text(x + width // 2, y + height // 2, words, 24, room=width - 20)
         return
     sheet.text(x + width // 2, y + 17, words, 20, room=width - 20)
-    sheet.image.paste(log_mel_picture(answer.thing.speech, (width - 16, height - 38)), (x + 8, y + 32))
+    sheet.image.paste(log_mel_image(answer.obj.speech, (width - 16, height - 38)), (x + 8, y + 32))

@@ -1,48 +1,48 @@
-"""Made-up pictures: reproducible, exactly masked, hard enough."""
+"""Synthetic images: reproducible, exactly masked, hard enough."""
 
 import numpy as np
 import pytest
 
-from avgrad.scenes import KINDS, Scene, draw_scene, scene_rng
+from avgrad.scenes import CLASSES, Scene, draw_scene, scene_rng
+from avgrad.scenes.objects import DRAWINGS
 from avgrad.scenes.pen import Pen
-from avgrad.scenes.things import DRAWINGS
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    """160 scenes of 96 pixels, each kind ten times the first of its things."""
+    """160 scenes of 96 pixels, each class ten times the first of its objects."""
     return [
-        draw_scene(scene_rng("test", 0, index), 96, num_things=1 + index % 4, kinds=[index % len(KINDS)])
+        draw_scene(scene_rng("test", 0, index), 96, num_objects=1 + index % 4, classes=[index % len(CLASSES)])
         for index in range(160)
     ]
 
 
 def test_kinds_are_distinct() -> None:
-    assert 16 <= len(KINDS) <= 18
-    assert len({kind.name for kind in KINDS}) == len(KINDS)
-    ids = [kind.ade_class_id for kind in KINDS]
+    assert 16 <= len(CLASSES) <= 18
+    assert len({object_class.name for object_class in CLASSES}) == len(CLASSES)
+    ids = [object_class.ade_class_id for object_class in CLASSES]
     assert len(set(ids)) == len(ids)
     assert min(ids) >= 1
     assert any(number % 256 == 0 or number > 256 for number in ids), "the encoding's red channel is not in use"
-    names = [name for kind in KINDS for name in (kind.name, *kind.synonyms)]
+    names = [name for object_class in CLASSES for name in (object_class.name, *object_class.synonyms)]
     assert len(set(names)) == len(names)
 
 
-def test_same_state_same_picture() -> None:
+def test_same_state_same_image() -> None:
     first, second = (draw_scene(scene_rng("test", 3, 5), 128) for _ in range(2))
     np.testing.assert_array_equal(first.image, second.image)
     np.testing.assert_array_equal(first.masks, second.masks)
-    assert first.kinds == second.kinds
+    assert first.classes == second.classes
 
 
-def test_no_picture_comes_twice() -> None:
-    pictures = {
+def test_no_image_comes_twice() -> None:
+    images = {
         draw_scene(scene_rng(domain, seed, index), 64).image.tobytes()
-        for domain in ("train", "dataset picture")
+        for domain in ("train", "dataset image")
         for seed in (0, 1)
         for index in range(8)
     }
-    assert len(pictures) == 32
+    assert len(images) == 32
 
 
 def test_shapes_and_disjoint_masks(scenes: list[Scene]) -> None:
@@ -52,8 +52,8 @@ def test_shapes_and_disjoint_masks(scenes: list[Scene]) -> None:
         assert scene.image.dtype == np.uint8
         assert scene.masks.shape == (count, 96, 96)
         assert scene.masks.dtype == np.bool_
-        assert len(set(scene.kinds)) == count
-        assert scene.kinds[0] == index % len(KINDS)
+        assert len(set(scene.classes)) == count
+        assert scene.classes[0] == index % len(CLASSES)
         assert scene.masks.sum(0).max() == 1
 
 
@@ -63,45 +63,45 @@ def test_areas(scenes: list[Scene]) -> None:
     assert areas.max() <= 0.18
     assert 0.07 <= areas.mean() <= 0.1
     assert np.mean((areas >= 0.02) & (areas <= 0.15)) >= 0.9
-    for kind in range(len(KINDS)):
-        own = [m.mean() for s in scenes for k, m in zip(s.kinds, s.masks, strict=True) if k == kind]
-        assert 0.06 <= float(np.mean(own)) <= 0.11, KINDS[kind].name
+    for object_class in range(len(CLASSES)):
+        own = [m.mean() for s in scenes for k, m in zip(s.classes, s.masks, strict=True) if k == object_class]
+        assert 0.06 <= float(np.mean(own)) <= 0.11, CLASSES[object_class].name
 
 
 def test_central_blob_is_weak(scenes: list[Scene]) -> None:
-    """A fixed Gaussian in the middle, at the best of 20 thresholds for each kind, scores under 0.2 mIoU."""
+    """A fixed Gaussian in the middle, at the best of 20 thresholds for each class, scores under 0.2 mIoU."""
     axis = (np.arange(96) + 0.5) / 96 - 0.5
     best = 0.0
     for width in (0.1, 0.2, 0.3):
         blob = np.exp(-(axis[:, None] ** 2 + axis[None] ** 2) / (2 * width**2))
         blob = (blob - blob.min()) / (blob.max() - blob.min())
         scores = []
-        for kind in range(len(KINDS)):
-            masks = np.stack([scene.masks[0] for scene in scenes if scene.kinds[0] == kind])
+        for object_class in range(len(CLASSES)):
+            masks = np.stack([scene.masks[0] for scene in scenes if scene.classes[0] == object_class])
             over = [blob > threshold for threshold in np.linspace(0, 1, 20, endpoint=False)]
             scores.append(max((masks & hot).sum() / (masks | hot).sum() for hot in over))
         best = max(best, float(np.mean(scores)))
     assert best < 0.2
 
 
-@pytest.mark.parametrize("kind", range(len(KINDS)), ids=[kind.name for kind in KINDS])
-def test_mask_is_where_the_thing_is(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another colour of the thing changes the picture where its mask is, and nowhere beyond its rim."""
-    from avgrad.scenes import pictures
+@pytest.mark.parametrize("object_class", range(len(CLASSES)), ids=[object_class.name for object_class in CLASSES])
+def test_mask_is_where_the_object_is(object_class: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another colour of the object changes the image where its mask is, and nowhere beyond its rim."""
+    from avgrad.scenes import images
 
     def scene(hue: float) -> Scene:
         def flat(pen: Pen) -> None:
-            DRAWINGS[kind].draw(pen)
+            DRAWINGS[object_class].draw(pen)
             alpha = pen._image.getchannel("A")
             red, green = int(255 * hue), int(255 * (1 - hue))
             pen._image.paste((red, green, 0), (0, 0, *pen._image.size))
             pen._image.putalpha(alpha)
 
         drawings = list(DRAWINGS)
-        drawings[kind] = DRAWINGS[kind]._replace(draw=flat)
-        monkeypatch.setattr(pictures, "DRAWINGS", tuple(drawings))
+        drawings[object_class] = DRAWINGS[object_class]._replace(draw=flat)
+        monkeypatch.setattr(images, "DRAWINGS", tuple(drawings))
         # all else, the camera's noise too, is drawn from the same state
-        return draw_scene(scene_rng("mask", 1, kind), 160, num_things=2, kinds=[kind])
+        return draw_scene(scene_rng("mask", 1, object_class), 160, num_objects=2, classes=[object_class])
 
     red, green = scene(1.0), scene(0.0)
     np.testing.assert_array_equal(red.masks, green.masks)
@@ -123,8 +123,8 @@ def test_wrong_requests_are_refused() -> None:
         {"size": 16},
         {"num_things": 5},
         {"num_things": 0},
-        {"kinds": [1, 1]},
-        {"num_things": 1, "kinds": [1, 2]},
+        {"classes": [1, 1]},
+        {"num_things": 1, "classes": [1, 2]},
     ):
         with pytest.raises(ValueError, match="a scene has size 32"):
             draw_scene(rng, **arguments)

@@ -1,15 +1,15 @@
-"""How each kind of thing is drawn."""
+"""How each class of object is drawn."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from avgrad.scenes.kinds import KINDS
+from avgrad.scenes.classes import CLASSES
+from avgrad.scenes.objects import animals, instruments, machines
 from avgrad.scenes.pen import Pen
-from avgrad.scenes.things import animals, instruments, machines
 
 
 class Drawing(NamedTuple):
-    """How a kind is drawn.
+    """How a class is drawn.
 
     Attributes:
         draw: draws one individual with a pen.
@@ -43,5 +43,5 @@ _DRAWINGS: dict[str, Drawing] = {
     "frog": Drawing(animals.frog, 3.5, 0.2),
 }
 
-DRAWINGS: tuple[Drawing, ...] = tuple(_DRAWINGS[kind.name] for kind in KINDS)
-"""The drawing of each kind, in the order of `KINDS`."""
+DRAWINGS: tuple[Drawing, ...] = tuple(_DRAWINGS[object_class.name] for object_class in CLASSES)
+"""The drawing of each class, in the order of `CLASSES`."""

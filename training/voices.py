@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from avgrad.scenes.kinds import KINDS
+from avgrad.scenes.classes import CLASSES
 from avgrad.scenes.texts import Split
 
 SAMPLE_RATE = 16_000
@@ -185,7 +185,7 @@ def build(folder: Path) -> None:
 
     A voice says the plain name and three training phrases, which change from voice to voice; a held-out voice
     says the held-out phrases. espeak-ng varies its voices a little at random, so a bundle made anew sounds
-    alike but is not the same. The index gives, for each split and voice, [kind, phrase, start, end,
+    alike but is not the same. The index gives, for each split and voice, [class, phrase, start, end,
     word_start, word_end]: the phrase's times in the file and the name's times in the phrase, in seconds.
     """
     import soundfile
@@ -203,7 +203,7 @@ def build(folder: Path) -> None:
         pieces: list[NDArray[np.float32]] = []
         phrases: list[list[object]] = []
         position = 0
-        for kind, properties in enumerate(KINDS):
+        for object_class, properties in enumerate(CLASSES):
             alone, onset, _ = _phrase(espeak, voice, "{}", properties.name)
             alone = alone[round(onset * SAMPLE_RATE) :]
             for template in templates:
@@ -212,7 +212,7 @@ def build(folder: Path) -> None:
                     word_start = locate(wave, alone, word_start)
                 start, position = position, position + wave.size
                 times = [start / SAMPLE_RATE, position / SAMPLE_RATE, word_start, word_end]
-                phrases.append([kind, template.format(properties.name), *(round(t, 4) for t in times)])
+                phrases.append([object_class, template.format(properties.name), *(round(t, 4) for t in times)])
                 gap = np.zeros(int(_GAP * SAMPLE_RATE), dtype=np.float32)
                 pieces += [wave, gap]
                 position += gap.size

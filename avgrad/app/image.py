@@ -1,4 +1,4 @@
-"""Pictures: what a visitor looks for things in."""
+"""Images: what a visitor looks for things in."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from avgrad.scenes.samples import Sample, samples
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_SIDE = 1024  # in pixels; larger pictures are shrunk, so that heatmaps as large as they are fit many visitors
+MAX_SIDE = 1024  # in pixels; larger images are shrunk, so that heatmaps as large as they are fit many visitors
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture that was read and checked.
+class InputImage:
+    """An image that was read and checked.
 
     Attributes:
         name: what to call it, as the visitor did: shown as it is, never as markup.
@@ -38,8 +38,8 @@ class Picture:
     photo: bytes | None = None
 
 
-def read_picture(content: bytes, name: str, taken: bool = False) -> Picture:
-    """A picture from a file's bytes.
+def read_image(content: bytes, name: str, taken: bool = False) -> InputImage:
+    """An image from a file's bytes.
 
     Args:
         content: the file's bytes.
@@ -47,20 +47,20 @@ def read_picture(content: bytes, name: str, taken: bool = False) -> Picture:
         taken: whether it was taken by the visitor's camera.
 
     Raises:
-        MediaError: it is not a picture, or is damaged.
+        MediaError: it is not an image, or is damaged.
     """
     image = load_image(content)
     shrunk = max(image.size) > MAX_SIDE
     if shrunk:
         image.thumbnail((MAX_SIDE, MAX_SIDE))
-    return Picture(name, image, digest(content), repr(name), shrunk, photo=content if taken else None)
+    return InputImage(name, image, digest(content), repr(name), shrunk, photo=content if taken else None)
 
 
-def sample_picture(number: int) -> Picture:
-    """The picture of a sample scene."""
+def sample_image(number: int) -> InputImage:
+    """The image of a sample scene."""
     sample = samples()[number]
     source = f"samples()[{number}].image"
-    return Picture(sample.title, load_image(sample.image), f"sample {number}", source, sample=sample)
+    return InputImage(sample.title, load_image(sample.image), f"sample {number}", source, sample=sample)
 
 
 def digest(content: bytes) -> str:

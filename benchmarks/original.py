@@ -1,4 +1,4 @@
-"""The original LeGrad, `legrad_torch` on open_clip, as a rival."""
+"""The original LeGrad, `legrad_torch` on open_clip, as a baseline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def original_legrad(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
         model: open_clip's; it is patched, and good for nothing else afterwards.
 
     Returns:
-        Takes one picture `[1, 3, h, w]` and prompts `[P, D]`, and gives heatmaps `[1, P, h, w]` in [0, 1].
+        Takes one image `[1, 3, h, w]` and prompts `[P, D]`, and gives heatmaps `[1, P, h, w]` in [0, 1].
     """
     from legrad import LeWrapper
 

@@ -1,4 +1,4 @@
-"""How long things take, and how much memory: `python -m eval.speed`.
+"""How long things take, and how much memory: `python -m benchmarks.speed`.
 
 Everything is timed in one process, in turns, beside a plain forward pass of the same model by its own library and
 beside the original legrad_torch where that is installed, since only ratios carry over from one machine to another. Each
@@ -21,19 +21,18 @@ import torch
 import typer
 from tqdm import tqdm
 
-from avgrad.engine.vit import UnsupportedModelError
+from avgrad.errors import CheckpointError, UnsupportedModelError
 from avgrad.localization import write_whole
-from avgrad.models.checkpoints import CheckpointError
-from eval import original
-from eval.flops import count_flops
-from eval.speed_device import DTYPES, OptionError, surroundings, use
-from eval.speed_load import measure_load_of
-from eval.speed_memory import Memory, NotMeasuredError, Specification, measure_apart
-from eval.speed_models import NAMES, build, check
-from eval.speed_report import Result, figures, plot, tables
-from eval.speed_rows import CHOICES, Row, rows_of, task
-from eval.speed_startup import measure_startup
-from eval.timing import time_in_turns
+from benchmarks import original
+from benchmarks.device import DTYPES, OptionError, surroundings, use
+from benchmarks.flops import count_flops
+from benchmarks.loading import measure_load_of
+from benchmarks.memory import Memory, NotMeasuredError, Specification, measure_apart
+from benchmarks.models import NAMES, build, check
+from benchmarks.report import Result, figures, plot, tables
+from benchmarks.rows import CHOICES, Row, rows_of, task
+from benchmarks.startup import measure_startup
+from benchmarks.timing import time_in_turns
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -86,7 +85,7 @@ def measure(
     if original_prompts and not any(row.kind == "original" for row in rows):
         notes.append(
             f"no original for {model}: legrad_torch is timed on open_clip models without an attentional pooler, one "
-            "picture at a time"
+            "image at a time"
             if original.is_installed()
             else "the original is left out: legrad_torch is not installed"
         )
@@ -134,10 +133,10 @@ def speed(
     methods: Annotated[str, typer.Option(help=f"Attribution methods, of {', '.join(CHOICES)}.")] = "legrad",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help=f"Types of numbers, of {', '.join(DTYPES)}.")] = "float32",
-    batch: Annotated[str, typer.Option(help="Numbers of pictures at once, such as 1,8.")] = "1",
+    batch: Annotated[str, typer.Option(help="Numbers of images at once, such as 1,8.")] = "1",
     prompts: Annotated[str, typer.Option(help="Numbers of prompts, such as 1,10,100.")] = "1,10",
     size: Annotated[
-        str, typer.Option(help="Sides of the pictures in pixels, such as 224,448. Default: the model's.")
+        str, typer.Option(help="Sides of the images in pixels, such as 224,448. Default: the model's.")
     ] = "",
     compiled: Annotated[bool, typer.Option("--compile", help="Each row through torch.compile as well.")] = False,
     original_prompts: Annotated[
@@ -170,7 +169,7 @@ def speed(
             raise OptionError(f"--methods {name} is none of {', '.join(CHOICES)}")
     sizes = _numbers(size, "--size") if size else []
     if plot_file is not None and len(sizes) < 2:
-        raise OptionError("--plot shows growth with the size of pictures, so two are needed, such as --size 224,448")
+        raise OptionError("--plot shows growth with the size of images, so two are needed, such as --size 224,448")
     names, types = _words(models), _words(dtype)
     for name in names:
         check(name)
@@ -215,7 +214,7 @@ def speed(
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status. A user's mistake is told in one sentence."""
     try:
-        app(arguments, prog_name="python -m eval.speed")
+        app(arguments, prog_name="python -m benchmarks.speed")
     except (CheckpointError, OptionError, UnsupportedModelError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""A pool of training examples: made-up pictures, sounds and spoken names, made once and read many times.
+"""A pool of training examples: synthetic images, sounds and spoken names, made once and read many times.
 
 Every example depends only on the seed and its number, so an interrupted run goes on where it stopped, and any number of
 processes makes the same pool.
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avgrad.encoders.audio import SAMPLE_RATE, log_mel
-from avgrad.scenes.kinds import KINDS
-from avgrad.scenes.pictures import draw_scene, scene_rng
+from avgrad.scenes.classes import CLASSES
+from avgrad.scenes.images import draw_scene, scene_rng
 from avgrad.scenes.sounds import mix_sound
 from avgrad.scenes.speech import spoken
 
@@ -47,41 +47,43 @@ class Part:
         return np.stack([self.values[index // BLOCK][index % BLOCK] for index in indices.tolist()])
 
 
-def picture(seed: int, index: int, size: int, domain: str = "train") -> tuple[NDArray[Any], NDArray[Any]]:
-    """A scene's picture, uint8 `[size, size, 3]`, and which kinds are in it, bool `[K]`. Not where."""
+def image(seed: int, index: int, size: int, domain: str = "train") -> tuple[NDArray[Any], NDArray[Any]]:
+    """A scene's image, uint8 `[size, size, 3]`, and which classes are in it, bool `[K]`. Not where."""
     scene = draw_scene(scene_rng(domain, seed, index), size)
-    present = np.zeros(len(KINDS), dtype=bool)
-    present[scene.kinds] = True
+    present = np.zeros(len(CLASSES), dtype=bool)
+    present[scene.classes] = True
     return scene.image, present
 
 
 def close_up(seed: int, index: int, size: int, domain: str = "train") -> tuple[NDArray[Any], NDArray[Any]]:
-    """One thing at the scale it has in a scene of 3/4 size: uint8 `[3/8 size, 3/8 size, 3]`, and its kind."""
+    """One object at the scale it has in a scene of 3/4 size: uint8 `[3/8 size, 3/8 size, 3]`, and its class."""
     rng = scene_rng(f"{domain} close-ups", seed, index)
-    scene = draw_scene(rng, size * 3 // 8, num_things=1, kinds=[index % len(KINDS)], zoom=4.0)
-    return scene.image, np.array(index % len(KINDS))
+    scene = draw_scene(rng, size * 3 // 8, num_objects=1, classes=[index % len(CLASSES)], zoom=4.0)
+    return scene.image, np.array(index % len(CLASSES))
 
 
 def sound(seed: int, index: int, size: int, domain: str = "train") -> tuple[NDArray[Any], NDArray[Any]]:
-    """A sound's log-mel, float16 `[128, 204]`, and its kind. `size` has no meaning here."""
+    """A sound's log-mel, float16 `[128, 204]`, and its class. `size` is ignored here."""
     rng = scene_rng(f"{domain} sounds", seed, index)
-    kind = index % len(KINDS)
-    others = [int(k) for k in rng.permutation(len(KINDS)) if k != kind][: int(rng.choice(3, p=(0.45, 0.35, 0.2)))]
+    object_class = index % len(CLASSES)
+    others = [int(k) for k in rng.permutation(len(CLASSES)) if k != object_class][
+        : int(rng.choice(3, p=(0.45, 0.35, 0.2)))
+    ]
     # short sounds occur too; the model hears them padded
     seconds = CLIP_SECONDS if rng.random() < 0.8 else float(rng.uniform(0.6, CLIP_SECONDS))
-    return _mel(mix_sound(kind, rng, seconds, others, SAMPLE_RATE)), np.array(kind)
+    return _mel(mix_sound(object_class, rng, seconds, others, SAMPLE_RATE)), np.array(object_class)
 
 
 def speech(seed: int, index: int, size: int, domain: str = "train") -> tuple[NDArray[Any], NDArray[Any]]:
-    """A spoken name's log-mel, float16 `[128, 204]`, and its kind. `size` has no meaning here."""
+    """A spoken name's log-mel, float16 `[128, 204]`, and its class. `size` is ignored here."""
     rng = scene_rng(f"{domain} speech", seed, index)
-    kind = index % len(KINDS)
-    phrase = spoken(kind, rng, "train", augment=True)
+    object_class = index % len(CLASSES)
+    phrase = spoken(object_class, rng, "train", augment=True)
     # a recording starts somewhere: silence in front, or the phrase without what leads up to the name
     start = int(phrase.start * SAMPLE_RATE * rng.random()) if rng.random() < 0.4 else 0
     silence = rng.normal(0, 1e-4, int(rng.uniform(0, 0.6) * SAMPLE_RATE)).astype(np.float32)
     waveform = np.concatenate([silence, phrase.waveform[start:]])
-    return _mel(waveform[-int(CLIP_SECONDS * SAMPLE_RATE) :]), np.array(kind)
+    return _mel(waveform[-int(CLIP_SECONDS * SAMPLE_RATE) :]), np.array(object_class)
 
 
 def _mel(waveform: NDArray[np.float32]) -> NDArray[np.float16]:
@@ -90,7 +92,7 @@ def _mel(waveform: NDArray[np.float32]) -> NDArray[np.float16]:
 
 
 PARTS: dict[str, Callable[..., tuple[NDArray[Any], NDArray[Any]]]] = {
-    "pictures": picture,
+    "images": image,
     "close_ups": close_up,
     "sounds": sound,
     "speech": speech,
@@ -115,7 +117,7 @@ def make_pool(folder: Path, counts: dict[str, int], seed: int, size: int, worker
         folder: where its files lie.
         counts: how many examples of each of `PARTS`, rounded up to whole files.
         seed: of all examples.
-        size: side of the pictures in pixels.
+        size: side of the images in pixels.
         workers: processes that make it.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Peak memory of one row, in a process of its own: `python -m eval.speed_memory SPECIFICATION`.
+"""Peak memory of one row, in a process of its own: `python -m benchmarks.memory SPECIFICATION`.
 
 What is told is the largest resident memory of the process while the row runs, less its resident memory with nothing but
 the model's weights in it. The first run counts, with the program code that it is the first to read and the buffers that
@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from eval.speed_device import use
-from eval.speed_models import build
-from eval.speed_rows import Row, task
-from eval.timing import synchronize
+from benchmarks.device import use
+from benchmarks.models import build
+from benchmarks.rows import Row, task
+from benchmarks.timing import synchronize
 
 RUNS = 4
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -108,7 +108,7 @@ def measure_apart(specification: Specification) -> Memory:
         NotMeasuredError: the system does not tell, or there was not enough memory.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "eval.speed_memory", json.dumps(asdict(specification))],
+        [sys.executable, "-m", "benchmarks.memory", json.dumps(asdict(specification))],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,

@@ -21,11 +21,11 @@ CLIP_COLOURS = ((230, 159, 0, 255), (0, 158, 115, 255), (204, 121, 167, 255))
 
 
 @dataclass(frozen=True)
-class SoundPicture:
+class Spectrogram:
     """A sound as it is shown.
 
     Attributes:
-        png: the picture: waveform above, spectrogram below (time to the right, frequency upwards, as far as the
+        png: the image: waveform above, spectrogram below (time to the right, frequency upwards, as far as the
             model hears), a bar for each clip.
         duration: in seconds.
         clips: begin and end in seconds of each clip that the model hears.
@@ -36,7 +36,7 @@ class SoundPicture:
     clips: tuple[tuple[float, float], ...]
 
 
-def draw_sound(content: bytes, name: str) -> SoundPicture:
+def draw_sound(content: bytes, name: str) -> Spectrogram:
     """Opens a sound and draws it.
 
     Args:
@@ -49,15 +49,15 @@ def draw_sound(content: bytes, name: str) -> SoundPicture:
     with open_audio(content, name=name) as audio:
         duration = audio.duration
         clips = tuple((begin, min(end, duration)) for begin, end in clip_times(duration))
-        picture = Image.new("RGBA", (WIDTH, WAVE + MEL + len(clips) * BAR))
+        image = Image.new("RGBA", (WIDTH, WAVE + MEL + len(clips) * BAR))
         if duration <= MAX_SECONDS:
             waveform = _first_channel(audio)
-            picture.paste(_wave(waveform), (0, 0))
-            picture.paste(_spectrogram(waveform, audio.sample_rate), (0, WAVE))
-    _mark(picture, clips, duration)
+            image.paste(_wave(waveform), (0, 0))
+            image.paste(_spectrogram(waveform, audio.sample_rate), (0, WAVE))
+    _mark(image, clips, duration)
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    return SoundPicture(stream.getvalue(), duration, clips)
+    image.save(stream, "PNG")
+    return Spectrogram(stream.getvalue(), duration, clips)
 
 
 def _first_channel(audio: Audio) -> NDArray[np.float32]:
@@ -70,8 +70,8 @@ def _first_channel(audio: Audio) -> NDArray[np.float32]:
 
 
 def _wave(waveform: NDArray[np.float32]) -> Image.Image:
-    picture = Image.new("RGBA", (WIDTH, WAVE))
-    draw, middle = ImageDraw.Draw(picture), WAVE / 2
+    image = Image.new("RGBA", (WIDTH, WAVE))
+    draw, middle = ImageDraw.Draw(image), WAVE / 2
     edges = np.linspace(0, len(waveform), WIDTH + 1).astype(int)
     highest = max(float(np.abs(waveform).max()), 1e-9)
     for column, (start, stop) in enumerate(zip(edges, np.maximum(edges[1:], edges[:-1] + 1), strict=False)):
@@ -79,7 +79,7 @@ def _wave(waveform: NDArray[np.float32]) -> Image.Image:
         draw.line(
             (column, middle - 0.94 * middle * part.max(), column, middle - 0.94 * middle * part.min()), WAVE_COLOUR
         )
-    return picture
+    return image
 
 
 def _spectrogram(waveform: NDArray[np.float32], rate: int) -> Image.Image:
@@ -87,7 +87,7 @@ def _spectrogram(waveform: NDArray[np.float32], rate: int) -> Image.Image:
     from librosa.filters import mel  # librosa.feature compiles for many seconds when it is first imported
     from matplotlib import colormaps
 
-    # windows lie no closer than the picture shows, however long the sound is
+    # windows lie no closer than the image shows, however long the sound is
     hop = max(rate // 100, len(waveform) // (2 * WIDTH))
     samples = torch.from_numpy(np.pad(waveform, (0, max(0, _WINDOW - len(waveform)))))
     spectrum = torch.stft(samples, _WINDOW, hop, window=torch.hann_window(_WINDOW), return_complex=True).abs().square()
@@ -98,17 +98,17 @@ def _spectrogram(waveform: NDArray[np.float32], rate: int) -> Image.Image:
     return Image.fromarray(colours).resize((WIDTH, MEL), Image.Resampling.BILINEAR)
 
 
-def _mark(picture: Image.Image, clips: tuple[tuple[float, float], ...], duration: float) -> None:
+def _mark(image: Image.Image, clips: tuple[tuple[float, float], ...], duration: float) -> None:
     """A bar for each clip, and what no clip holds dimmed."""
     heard = np.zeros(WIDTH, dtype=bool)
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     for number, (begin, end) in enumerate(clips):
         left, right = round(begin / duration * WIDTH), max(round(end / duration * WIDTH), 1)
         right = max(right, left + 2)
         heard[left:right] = True
         top = WAVE + MEL + number * BAR
         draw.rounded_rectangle((left, top + 3, right - 1, top + BAR - 1), 3, fill=CLIP_COLOURS[number])
-    pixels = np.array(picture)
+    pixels = np.array(image)
     pixels[:WAVE, ~heard, 3] //= 3
     pixels[WAVE : WAVE + MEL, ~heard, :3] //= 3
-    picture.paste(Image.fromarray(pixels))
+    image.paste(Image.fromarray(pixels))

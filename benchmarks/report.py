@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from avgrad.localization import write_whole
-from eval.speed_memory import Memory
-from eval.speed_rows import Row
+from benchmarks.memory import Memory
+from benchmarks.rows import Row
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Result:
     Attributes:
         model, dtype: as the command line has them.
         library: whose code the plain forward pass is.
-        tokens: of one picture.
+        tokens: of one image.
         row: the row.
         seconds: of each turn.
         flops: floating-point operations of one run.
@@ -88,7 +88,7 @@ def figures(results: Sequence[Result]) -> list[dict[str, Any]]:
     """One entry for each row with everything that tables show and all single times.
 
     `forwards` are times in plain forward passes by the library, `own_forwards` in avgrad's (medians over turns of the
-    ratio within the turn), `over_floor` is `own_forwards` over `floor`, and `over_batch_1` the time per picture over
+    ratio within the turn), `over_floor` is `own_forwards` over `floor`, and `over_batch_1` the time per image over
     that of the same row with a batch of one.
     """
     entries = []
@@ -165,7 +165,7 @@ def plot(results: Sequence[Result], path: Path) -> None:
     """Time against the number of tokens, and the same in plain forward passes with the floor, for a batch of each size.
 
     Args:
-        results: of one batch size, and two sizes of pictures or more.
+        results: of one batch size, and two sizes of images or more.
         path: a PNG file.
     """
     from matplotlib.figure import Figure

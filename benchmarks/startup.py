@@ -63,7 +63,7 @@ json.dump({{
     "import torch": torch_done - start,
     "import avgrad": parts_done - torch_done,
     "load the model": stages["load"],
-    "decode the picture": stages["image"],
+    "decode the image": stages["image"],
     "encode the prompt": stages["prompts"],
     "forward pass and heatmap": stages["heatmaps"],
     "overlay, write and print": ended - parts_done - known,
@@ -120,7 +120,7 @@ def _command(out: str) -> list[str]:
     from avgrad.scenes.samples import samples
 
     scene = samples()[0]
-    sound = str(scene.things[0].sound)
+    sound = str(scene.objects[0].sound)
     return ["localize", str(scene.image), "--audio", sound, "--model", "mini", "--out", out]
 
 

@@ -1,0 +1,1 @@
+"""Training of the bundled model: data pools, voices and the training loop."""
