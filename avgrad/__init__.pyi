@@ -1,12 +1,16 @@
 from . import encoders as encoders
 from . import engine as engine
+from . import errors as errors
 from . import media as media
 from . import models as models
 from . import prompts as prompts
 from . import scenes as scenes
 from .engine.attribute import attribute as attribute
+from .engine.methods import list_methods as list_methods
 from .errors import CheckpointError as CheckpointError
+from .errors import InputError as InputError
 from .errors import MediaError as MediaError
+from .errors import PromptError as PromptError
 from .errors import UnsupportedModelError as UnsupportedModelError
 from .localization import Localization as Localization
 from .localizer import Localizer as Localizer

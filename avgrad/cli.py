@@ -103,7 +103,7 @@ def localize(
     started = time.perf_counter()
     import torch
 
-    from avgrad.engine.attribute import METHODS, check_pooling, resolve_layers
+    from avgrad.engine.methods import check_pooling, list_methods, resolve_layers
     from avgrad.localizer import Localizer
     from avgrad.media import load_image
     from avgrad.models.checkpoints import checkpoint_path
@@ -111,8 +111,8 @@ def localize(
 
     methods = list(dict.fromkeys(method or ["legrad"]))
     for name in methods:
-        if name not in METHODS:
-            raise typer.BadParameter(f"--method {name} is unknown; there are {', '.join(METHODS)}")
+        if name not in list_methods():
+            raise typer.BadParameter(f"--method {name} is unknown; there are {', '.join(list_methods())}")
     number_type = getattr(torch, dtype, None)
     if number_type not in (torch.float32, torch.bfloat16, torch.float16):
         raise typer.BadParameter(f"--dtype {dtype} is not float32, bfloat16 or float16")
@@ -165,16 +165,16 @@ def localize(
 
 def _save(results: list[Localization], out: Path, layers_grid: bool, **more: Any) -> None:
     """One result into `out`, or each of several into a folder of its own, and the images that show them together."""
-    from avgrad.localization import write_whole
+    from avgrad.files import write_atomic
     from avgrad.panels import layer_panel, method_panel
 
     for result in results:
         folder = out if len(results) == 1 else out / result.method
         result.save(folder, **more, peak_memory_bytes=_peak_memory())
         if layers_grid:
-            write_whole(folder / "layers.png", partial(layer_panel(result).save, format="PNG"))
+            write_atomic(folder / "layers.png", partial(layer_panel(result).save, format="PNG"))
     if len(results) > 1:
-        write_whole(out / "methods.png", partial(method_panel(results).save, format="PNG"))
+        write_atomic(out / "methods.png", partial(method_panel(results).save, format="PNG"))
 
 
 def _peak_memory() -> int | None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
+from avgrad.files import write_atomic
 from avgrad.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -144,21 +144,9 @@ class Localization:
         for index, prompt in enumerate(self.prompts):
             words = file_words(prompt.label)
             save_overlay = partial(self.overlay(index).save, format="PNG")
-            files.append(write_whole(folder / f"overlay_{index}_{words}.png", save_overlay))
+            files.append(write_atomic(folder / f"overlay_{index}_{words}.png", save_overlay))
         arrays = self.arrays()
-        files.append(write_whole(folder / "heatmaps.npz", lambda file: np.savez_compressed(file, **arrays)))
+        files.append(write_atomic(folder / "heatmaps.npz", lambda file: np.savez_compressed(file, **arrays)))
         document = self.to_json(**more)
-        files.append(write_whole(folder / "result.json", lambda file: file.write(document)))
+        files.append(write_atomic(folder / "result.json", document))
         return files
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> Path:
-    """A file that is either whole or not there: written under another name, then renamed."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            write(file)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path

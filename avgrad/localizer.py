@@ -14,17 +14,8 @@ from torch import Tensor
 from avgrad.encoders.audio import log_mel_clips
 from avgrad.encoders.image import Preprocess
 from avgrad.encoders.text import encode_labels
-from avgrad.engine.attribute import (
-    METHODS,
-    attribute,
-    check_options,
-    check_pooling,
-    finish,
-    resolve_correction,
-    resolve_layers,
-    with_empty_prompt,
-)
-from avgrad.engine.legrad import Pooling, Record, explain, forward
+from avgrad.engine.attribute import Prepared, explain, prepare, resolve_correction
+from avgrad.engine.methods import Pooling, check_options, check_pooling, get_method, resolve_layers
 from avgrad.engine.view import ViTView
 from avgrad.errors import MediaError, UnsupportedModelError
 from avgrad.localization import Localization
@@ -62,7 +53,7 @@ class Localizer:
 
     Args:
         model: a model from `avgrad.load`, or its name.
-        method: how heatmaps are made, one of `avgrad.engine.attribute.METHODS`.
+        method: how heatmaps are made, one of `avgrad.list_methods()`.
         layers: which layers are explained: None for all, k >= 0 from layer k on, negative the last -k, a list exactly.
         pooling: "mean" (LeGrad's) or "cls".
         size: short side in pixels at which the network sees the image; None for the one it was trained with. Larger
@@ -93,8 +84,7 @@ class Localizer:
         correction: float | Literal["default"] | None = "default",
         backward_dtype: torch.dtype | None = None,
     ) -> None:
-        if method not in METHODS:
-            raise ValueError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+        get_method(method)
         if backward_dtype is not None:
             check_options(method, {"backward_dtype": backward_dtype})
         if size is not None and size < 1:
@@ -106,9 +96,7 @@ class Localizer:
         self.layers = resolve_layers(layers, len(self.model.vision.blocks))
         self.correction = resolve_correction(correction, self.model.vision, method)
         self._image: Image.Image | None = None
-        self._pixels: Tensor | None = None
-        self._records: list[Record] = []
-        self._embedding: Tensor | None = None
+        self._prepared: Prepared | None = None
         self._seconds: dict[str, float] = {}
 
     @contextmanager
@@ -128,15 +116,11 @@ class Localizer:
             MediaError: it cannot be read as an image.
         """
         with self._stage("image"):
-            image = load_image(image)
-            pixels = self.model.preprocess.whole(image, self.size)[None]
-            records: list[Record] = []
-            embedding = None
-            if self.keep and self.method == "legrad":
-                embedding = forward(
-                    self.model.vision, pixels, self.layers, self.pooling, records.append, self.backward_dtype
-                )
-        self._image, self._pixels, self._records, self._embedding = image, pixels, records, embedding
+            loaded = load_image(image)
+            pixels = self.model.preprocess.whole(loaded, self.size)[None]
+            options = {} if self.backward_dtype is None else {"backward_dtype": self.backward_dtype}
+            prepared = prepare(self.model, pixels, self.method, self.layers, self.pooling, keep=self.keep, **options)
+        self._image, self._prepared = loaded, prepared
 
     def encode(
         self,
@@ -212,7 +196,7 @@ class Localizer:
             UnsupportedModelError: the model does not understand a prompt's modality.
             RuntimeError: no image was set.
         """
-        if self._image is None or self._pixels is None:
+        if self._image is None or self._prepared is None:
             raise RuntimeError("no image is set: call set_image first")
         with self._stage("prompts"):
             given = self.encode(audio, text, speech, image=image_prompts, templates=templates) + _as_list(prompts)
@@ -228,39 +212,17 @@ class Localizer:
                         f"{self.model.name} has [{view.embed_dim}]: prompts belong to the model that made them"
                     )
             directions = torch.stack([prompt.direction for prompt in given]).to(view.device, view.dtype)
-            looked_for = directions[None] if self.correction is None else with_empty_prompt(view, directions[None])
         with self._stage("heatmaps"):
-            embedding = self._embedding
-            if self.method == "legrad":
-                if embedding is None:
-                    maps: list[Tensor] = []
-                    embedding = forward(
-                        view,
-                        self._pixels,
-                        self.layers,
-                        self.pooling,
-                        lambda record: maps.append(explain(view, record, looked_for)),
-                        self.backward_dtype,
-                    )
-                else:
-                    maps = [explain(view, record, looked_for) for record in self._records]
-                layer_maps = torch.stack(maps, dim=2).unflatten(-1, view.grid(self._pixels))
-            else:
-                layer_maps = attribute(
-                    view, self._pixels, looked_for, self.method, self.layers, self.pooling, per_layer=True
-                )
-                if embedding is None:
-                    embedding = self._embedding = view.encode(self._pixels)
             width, height = self._image.size
-            heatmaps = finish(view, layer_maps.sum(2), (height, width), self.correction)[0]
-            scores = (embedding.float() @ directions.float().T)[0]
+            found = explain(self._prepared, directions, (height, width), correction=self.correction)
+            scores = (found.embedding.float() @ directions.float().T)[0]
         return Localization(
             image=self._image,
             prompts=given,
-            heatmaps=heatmaps.float().cpu(),
+            heatmaps=found.heatmaps[0].float().cpu(),
             scores=scores.cpu(),
-            layers=self.layers,
-            layer_maps=layer_maps[0, : len(given)].float().cpu(),
+            layers=found.layers,
+            layer_maps=found.layer_maps[0].float().cpu(),
             model=self.model.name,
             method=self.method,
             seconds=dict(self._seconds),

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from avgrad.localization import write_whole
+from avgrad.files import write_atomic
 from benchmarks.memory import Memory
 from benchmarks.rows import Row
 
@@ -193,4 +193,4 @@ def plot(results: Sequence[Result], path: Path) -> None:
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.xaxis.minorticks_off()
         left.legend(fontsize="small")
-    write_whole(path, partial(figure.savefig, format="png", dpi=120))
+    write_atomic(path, partial(figure.savefig, format="png", dpi=120))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import avgrad
-from avgrad.engine.attribute import METHODS
+from avgrad.engine.methods import list_methods
 from avgrad.prompts import Prompt
 from benchmarks import original
 from benchmarks.flops import floor
@@ -19,7 +19,7 @@ from benchmarks.models import Subject
 
 Kind = Literal["plain", "encode", "method", "further", "original"]
 
-CHOICES: dict[str, dict[str, Any]] = {name: {} for name in METHODS} | {
+CHOICES: dict[str, dict[str, Any]] = {name: {} for name in list_methods()} | {
     "legrad (bfloat16 backward)": {"backward_dtype": torch.bfloat16}
 }
 """What may be timed: a method, what sets it apart in brackets, and the options of `avgrad.attribute` for that."""

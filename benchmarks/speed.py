@@ -22,7 +22,7 @@ import typer
 from tqdm import tqdm
 
 from avgrad.errors import CheckpointError, UnsupportedModelError
-from avgrad.localization import write_whole
+from avgrad.files import write_atomic
 from benchmarks import original
 from benchmarks.device import DTYPES, OptionError, surroundings, use
 from benchmarks.flops import count_flops
@@ -124,7 +124,7 @@ def measure(
 
 def _write_json(path: Path | None, document: dict[str, Any]) -> None:
     if path is not None:
-        write_whole(path, lambda file: file.write((json.dumps(document, indent=2) + "\n").encode()))
+        write_atomic(path, lambda file: file.write((json.dumps(document, indent=2) + "\n").encode()))
 
 
 @app.command()

@@ -21,15 +21,15 @@ import torch
 import typer
 
 import avgrad
-from avgrad.engine.attribute import METHODS, resolve_layers
-from avgrad.engine.legrad import Pooling
+from avgrad.engine.methods import Pooling, list_methods, resolve_layers
 from avgrad.errors import CheckpointError, UnsupportedModelError
+from avgrad.files import write_atomic
 from eval.ade20k_data import Ade20k, Prompt
 from eval.dataset import DataError
 from eval.report import HEADER, Published, latex, markdown, table, write_page
 from eval.results import NORMALIZATIONS, Normalization, score, write_results
 from eval.runner import Settings, SoundModel, Timing, evaluate, process_group, rank_and_world
-from eval.store import RunError, RunFolder, write_atomically
+from eval.store import RunError, RunFolder
 
 _LEGRAD_PAPER = "Bousselham et al., ICCV 2025"
 PUBLISHED: dict[Prompt, list[Published]] = {
@@ -44,7 +44,7 @@ PUBLISHED: dict[Prompt, list[Published]] = {
 }
 
 # typer takes lists of choices as enumerations only
-MethodName = Enum("MethodName", {name: name for name in METHODS}, type=str)  # type: ignore[misc]
+MethodName = Enum("MethodName", {name: name for name in list_methods()}, type=str)  # type: ignore[misc]
 NormalizationName = Enum("NormalizationName", {name: name for name in NORMALIZATIONS}, type=str)  # type: ignore[misc]
 
 
@@ -126,7 +126,7 @@ def _tell_timing(folder: RunFolder, timing: Timing, scoring_seconds: float, work
         "workers": workers,
         "processes": rank_and_world()[1],
     }
-    write_atomically(folder.path / "timing.json", (json.dumps(content, indent=1) + "\n").encode())
+    write_atomic(folder.path / "timing.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
 def parse_layers(text: str) -> int | tuple[int, ...] | None:

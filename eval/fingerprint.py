@@ -26,9 +26,9 @@ import avgrad
 from avgrad.encoders.text import encode_labels
 from avgrad.engine.view import ViTView
 from avgrad.errors import CheckpointError, UnsupportedModelError
+from avgrad.files import write_atomic
 from eval.ade20k_data import Ade20k
 from eval.dataset import DataError
-from eval.store import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -202,8 +202,8 @@ def main(
     image = io.BytesIO()
     plot(found).savefig(image, format="png", dpi=150)
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "fingerprint.csv", table(found).encode())
-    write_atomically(out / "fingerprint.png", image.getvalue())
+    write_atomic(out / "fingerprint.csv", table(found).encode())
+    write_atomic(out / "fingerprint.png", image.getvalue())
     for name, classes in found.items():
         layers = " ".join(f"{value:.2f}" for value in classes[ALL].stretched)
         print(f"{name}: {classes[ALL].objects} objects of {len(classes) - 1} classes; by layer: {layers}")

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avgrad.engine.attribute import METHODS, attribute, resolve_layers
-from avgrad.engine.legrad import Pooling, images_at_once
+from avgrad.engine.attribute import attribute
+from avgrad.engine.legrad import images_at_once
+from avgrad.engine.methods import Pooling, list_methods, resolve_layers
 from avgrad.engine.view import Block, ViTView
 
 # These need nothing but what goes into, through and out of one block; after "legrad", which goes through all of them,
@@ -57,7 +58,7 @@ def attribute_all(
         view: the model's vision transformer.
         pixels: `[B, 3, h, w]`.
         prompts: `[B, P, D]`.
-        methods: names in `avgrad.engine.attribute.METHODS`; in any order.
+        methods: names in `avgrad.list_methods()`; in any order.
         layers: as in `avgrad.attribute`.
         pooling: as in `avgrad.attribute`.
 
@@ -75,7 +76,7 @@ def attribute_all(
         return {name: torch.cat([maps[name] for maps in found]) for name in methods}
     chosen = resolve_layers(layers, len(view.blocks))
     last = view.blocks[chosen[-1]]
-    shared = [name for name in METHODS if name in methods and name in ("legrad", *OF_ONE_BLOCK)]
+    shared = [name for name in list_methods() if name in methods and name in ("legrad", *OF_ONE_BLOCK)]
     if len(shared) < 2 or type(last) is not Block:
         shared = []
     maps = {
@@ -86,7 +87,7 @@ def attribute_all(
     if shared:
         block = _RememberingBlock(**{f.name: getattr(last, f.name) for f in fields(Block)})
         blocks = [block if b is last else b for b in view.blocks]
-        first, *others = shared  # METHODS has "legrad" first, the only one of them that needs the layers before
+        first, *others = shared  # "legrad" is the first, the only one of them that needs the layers before
         maps[first] = attribute(replace(view, blocks=blocks), pixels, prompts, first, chosen, pooling, per_layer=True)
         tail = replace(view, embed=lambda pixels: block.memory["input"], blocks=[block])
         for name in others:

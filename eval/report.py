@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from avgrad.errors import MediaError
+from avgrad.files import write_atomic
 from eval.metrics import RECALL_LEVELS
 from eval.results import Figures, class_names, heatmaps, unpack_masks
-from eval.store import Array, Records, write_atomically
+from eval.store import Array, Records
 
 NUM_IMAGES = 8
 NUM_EXTREMES = 5
@@ -163,7 +164,7 @@ classes. Rows in italics are the papers' own figures, measured on the original d
 <h2>Settings</h2><pre>{_text(_indented(settings))}</pre>
 </body></html>
 """
-    write_atomically(path, body.encode())
+    write_atomic(path, body.encode())
 
 
 def _text(text: str) -> str:

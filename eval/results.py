@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from avgrad.engine.attribute import min_max, upsample
+from avgrad.files import write_atomic
 from eval.dataset import DataError
 from eval.metrics import ClassScore, SegmentationScore, score_class
 from eval.runner import cpu_threads
-from eval.store import Array, Records, RunFolder, write_atomically
+from eval.store import Array, Records, RunFolder
 
 Normalization = Literal["dataset", "image"]
 NORMALIZATIONS: tuple[Normalization, ...] = ("dataset", "image")
@@ -170,7 +171,7 @@ def write_results(folder: RunFolder, records: Records, figures: Sequence[Figures
             "rows": [{"row": row, "kind": kind, "message": message} for row, kind, message in problems],
         },
     }
-    write_atomically(folder.path / "results.json", (json.dumps(content, indent=1) + "\n").encode())
+    write_atomic(folder.path / "results.json", (json.dumps(content, indent=1) + "\n").encode())
 
     table = io.StringIO()
     columns = ["method", "timing", "normalization", *lines[0]["classes"][0]]
@@ -179,7 +180,7 @@ def write_results(folder: RunFolder, records: Records, figures: Sequence[Figures
     for line in lines:
         for row in line["classes"]:
             writer.writerow({**{key: line[key] for key in columns[:3]}, **row})
-    write_atomically(folder.path / "per_class.csv", table.getvalue().encode())
+    write_atomic(folder.path / "per_class.csv", table.getvalue().encode())
     return content
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from avgrad.encoders.image import Preprocess
-from avgrad.engine.legrad import Pooling
+from avgrad.engine.methods import Pooling
 from avgrad.engine.view import ViTView
 from eval.dataset import DataError, DataSet, Item, Problem, Sample
 from eval.methods import attribute_all
@@ -53,7 +53,7 @@ class Settings:
     """How a model is evaluated; all of it may change the results' last bits, and is kept with them.
 
     Attributes:
-        methods: names in `avgrad.engine.attribute.METHODS`.
+        methods: names in `avgrad.list_methods()`.
         layers: as in `avgrad.attribute`.
         pooling: as in `avgrad.attribute`.
         batch_size: items per batch.

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import avgrad
 from avgrad.encoders.audio import SAMPLE_RATE, log_mel_clips
-from avgrad.localization import write_whole
+from avgrad.files import write_atomic
 from avgrad.media import open_audio
 from avgrad.models.imagebind import ImageBind
 from avgrad.scenes import CLASSES, draw_scene, mix_sound, scene_rng, spoken, texts
@@ -149,7 +149,7 @@ def main(
     blob = figures["central_blob"]
     print(f"| none | central blob | {blob['mIoU']:.3f} | {blob['mAP']:.3f} | | |")
     if out:
-        write_whole(out, lambda file: file.write((json.dumps(figures, indent=2) + "\n").encode()))
+        write_atomic(out, (json.dumps(figures, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from avgrad.files import write_atomic
 from eval.dataset import Problem
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -84,16 +84,6 @@ class Records:
 _ARRAYS = ("rows", "images", "class_ids", "class_names", "masks", "digests")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is there completely or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 class RunFolder:
     """The folder of a run.
 
@@ -129,7 +119,7 @@ class RunFolder:
         if path.exists() and (not path.is_dir() or any(path.glob("[!.]*"))):
             raise RunError(f"{path} exists and is no run of this benchmark; name another folder with --out")
         (path / "batches").mkdir(parents=True, exist_ok=True)
-        write_atomically(path / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        write_atomic(path / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         return cls(path, manifest)
 
     @classmethod
@@ -156,7 +146,7 @@ class RunFolder:
 
     def write(self, number: int, content: bytes) -> None:
         """Keep the results of a batch (`Records.to_bytes`)."""
-        write_atomically(self._batch(number), content)
+        write_atomic(self._batch(number), content)
 
     def read(self, number: int) -> bytes:
         """The results of a batch that is done."""

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
-from avgrad.engine.attribute import METHODS
+from avgrad.engine.methods import list_methods
 from avgrad.scenes.samples import samples
 from tests.browser import Server, Visit, chromium, serving, wav
 
@@ -86,10 +86,12 @@ def test_eight_sessions_for_two_minutes(browser: Browser, server: Server) -> Non
 def test_every_method(browser: Browser, server: Server) -> None:
     with Visit(browser, server.url) as visit:
         visit.segment("Methods").click()
-        for method in [name for name in METHODS if name not in ("legrad", "grad_eclip", "gradcam", "raw_attention")]:
+        for method in [
+            name for name in list_methods() if name not in ("legrad", "grad_eclip", "gradcam", "raw_attention")
+        ]:
             visit.button(method.replace("_", " ")).click()
             visit.page.get_by_alt_text(f"Heatmap by the method {method}", exact=True).wait_for()
-        expect(visit.page.get_by_alt_text("Heatmap by the method")).to_have_count(len(METHODS))
+        expect(visit.page.get_by_alt_text("Heatmap by the method")).to_have_count(len(list_methods()))
 
 
 def test_camera_and_speech(browser: Browser, server: Server) -> None:

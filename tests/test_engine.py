@@ -11,7 +11,7 @@ from torch import Tensor
 
 from avgrad import attribute
 from avgrad.engine import legrad as legrad_module
-from avgrad.engine.attribute import METHODS, resolve_layers
+from avgrad.engine.methods import list_methods, resolve_layers
 from avgrad.engine.view import (
     Activation,
     Block,
@@ -125,7 +125,7 @@ def test_activation_derivative(activation: Activation) -> None:
     torch.testing.assert_close(activation_derivative_(activation, x.detach().clone()), expected, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", list_methods())
 def test_batches_and_shared_prompts(method: str) -> None:
     view = random_view()
     pixels, prompts = random_input(view, batch=3, height=4 * PATCH, width=4 * PATCH, prompts=5)
@@ -180,7 +180,7 @@ def test_nothing_of_a_graph_is_built() -> None:
     view = random_view()
     trained = replace(view, blocks=[replace(b, qkv_weight=b.qkv_weight.requires_grad_()) for b in view.blocks])
     pixels, prompts = random_input(view, batch=1, height=8, width=8, prompts=1)
-    for method in METHODS:
+    for method in list_methods():
         assert not attribute(trained, pixels, prompts, method).requires_grad
 
 
@@ -207,10 +207,10 @@ def test_bfloat16_for_the_backward_part_stays_closer(pooling: Any) -> None:
 def test_records_hold_no_more_than_they_need(pooling: Any) -> None:
     view = random_view()
     pixels, _ = random_input(view, batch=1, height=48, width=48, prompts=1)
-    records: list[Any] = []
-    legrad_module.forward(view, pixels, [0, 1, 2], pooling, records.append)
-    for record in records:
-        fields = [value for value in vars(record).values() if isinstance(value, Tensor)]
+    caches: list[Any] = []
+    legrad_module.forward(view, pixels, [0, 1, 2], pooling, caches.append)
+    for cache in caches:
+        fields = [value for value in vars(cache).values() if isinstance(value, Tensor)]
         assert len(fields) == 5
         assert all(value.untyped_storage().nbytes() == value.nbytes for value in fields)
 
@@ -234,4 +234,4 @@ def test_wrong_arguments_are_said() -> None:
         ({"method": "rollout", "backward_dtype": torch.bfloat16}, "'rollout' has no option 'backward_dtype'"),
     ]:
         with pytest.raises(ValueError, match=message):
-            attribute(**{"view": view, "pixels": pixels, "prompts": prompts, **wrong})
+            attribute(**{"model": view, "pixels": pixels, "prompts": prompts, **wrong})

@@ -11,7 +11,7 @@ import pytest
 from eval_small import write_data
 from typer.testing import CliRunner
 
-from avgrad.engine.attribute import METHODS
+from avgrad.engine.methods import list_methods
 from eval.ade20k import app, parse_layers
 
 
@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_method_is_a_choice() -> None:
     told = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "400"})
     assert told.exit_code == 0
-    assert "|".join(METHODS) in told.output
+    assert "|".join(list_methods()) in told.output
 
 
 @pytest.mark.parametrize(("text", "layers"), [("all", None), ("3", 3), ("-2", -2), ("0,5,-1", (0, 5, -1))])

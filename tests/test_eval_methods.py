@@ -9,7 +9,8 @@ import torch
 from eval_small import small_model
 
 from avgrad.engine import legrad
-from avgrad.engine.attribute import METHODS, attribute
+from avgrad.engine.attribute import attribute
+from avgrad.engine.methods import list_methods
 from eval.methods import attribute_all
 
 
@@ -65,5 +66,5 @@ def test_there_is_one_forward_pass() -> None:
 
 def test_every_method_of_the_library_can_be_evaluated() -> None:
     view = small_model().vision
-    maps = attribute_all(view, torch.randn(1, 3, 28, 28), torch.randn(1, 1, 24), list(METHODS))
+    maps = attribute_all(view, torch.randn(1, 3, 28, 28), torch.randn(1, 1, 24), list_methods())
     assert all(values.shape == (1, 1, 2, 2) for values in maps.values())

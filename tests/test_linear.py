@@ -1,4 +1,4 @@
-"""Products by oneDNN against products by torch."""
+"""Products by oneDNN against matmul by torch."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from avgrad import attribute
 from avgrad.engine import trace as trace_module
-from avgrad.engine.attribute import METHODS
+from avgrad.engine.methods import list_methods
 from avgrad.engine.textspan import decompose
 from avgrad.engine.view import ViTView
 from avgrad.errors import UnsupportedModelError
@@ -257,7 +257,7 @@ def test_options_are_known_by_name() -> None:
         attribute(view, pixels, prompts, "cosine", relu=False)
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", list_methods())
 @pytest.mark.parametrize("name", ["registers", "mean of patches", "attention, own norms"])
 def test_batches_change_nothing(method: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     view = VIEWS[name]()

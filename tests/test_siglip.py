@@ -214,8 +214,8 @@ def test_correction_where_it_cannot_be() -> None:
     model = OpenClip(_siglip(), name="siglip")
     pixels, prompts = torch.randn(1, 3, 64, 64), model.encode_text(["a dog"])
     for view, method, correction, message in (
-        (model.vision, "legrad", 1.5, "no threshold"),
-        (model.vision, "legrad", -0.1, "no threshold"),
+        (model.vision, "legrad", 1.5, "not a threshold"),
+        (model.vision, "legrad", -0.1, "not a threshold"),
         (model.vision, "cosine", 0.8, "not to cosine"),
         (replace(model.vision, empty_prompt=None), "legrad", 0.8, "this model has none"),
     ):

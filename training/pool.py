@@ -7,7 +7,6 @@ processes makes the same pool.
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avgrad.encoders.audio import SAMPLE_RATE, log_mel
+from avgrad.files import write_atomic
 from avgrad.scenes.classes import CLASSES
 from avgrad.scenes.images import draw_scene, scene_rng
 from avgrad.scenes.sounds import mix_sound
@@ -103,11 +103,9 @@ def _make_block(job: tuple[str, int, int, int, str]) -> None:
     part, seed, start, size, path = job
     torch.set_num_threads(1)
     values, labels = zip(*(PARTS[part](seed, start + i, size) for i in range(BLOCK)), strict=True)
-    temporary = f"{path}.{os.getpid()}.part"
-    with open(temporary, "wb") as file:
-        np.save(file, np.stack(values))
-    np.save(path.replace(".npy", ".labels.npy"), np.stack(labels))
-    os.replace(temporary, path)
+    # the labels first: the block is there when its values are
+    write_atomic(path.replace(".npy", ".labels.npy"), lambda file: np.save(file, np.stack(labels)))
+    write_atomic(path, lambda file: np.save(file, np.stack(values)))
 
 
 def make_pool(folder: Path, counts: dict[str, int], seed: int, size: int, workers: int) -> dict[str, Part]:

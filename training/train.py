@@ -22,12 +22,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from avgrad.encoders.image import CLIP_MEAN, CLIP_STD
 from avgrad.encoders.text import tokenize
+from avgrad.files import write_atomic
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.towers import ImageBindConfig
 from avgrad.scenes.classes import CLASSES
@@ -232,16 +233,13 @@ def export(trainer: Trainer, path: Path) -> None:
         "scale": round(trainer.log_scale.exp().item(), 6),
         "bias": round(trainer.bias.item(), 6),
     }
-    part = path.with_suffix(".part")
-    save_file(state, part, {"avgrad": json.dumps(metadata)})  # one entry, since the order of several is random
-    part.chmod(0o644)
-    part.replace(path)
+    # one entry of metadata, since the order of several is random
+    content = save(state, {"avgrad": json.dumps(metadata)})
+    write_atomic(path, content)
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
+    write_atomic(path, lambda file: torch.save(state, file))
 
 
 def _assemble(trainer: Trainer, out: Path) -> None:

@@ -8,7 +8,7 @@ from avgrad.app.choice import choose_prompt
 from avgrad.app.overlays import Display, fitted, jpeg, overlay
 from avgrad.app.session import MISTAKES, Answer, Session
 from avgrad.app.style import plain
-from avgrad.engine.attribute import METHODS
+from avgrad.engine.methods import list_methods
 
 _FIRST = ("legrad", "grad_eclip", "gradcam", "raw_attention")
 _SIDE = 400  # of images on the screen, in pixels
@@ -18,7 +18,7 @@ def show_methods(session: Session, answer: Answer, display: Display) -> None:
     """Overlays of several methods side by side; each is computed when it is chosen."""
     index = choose_prompt(answer, "methods_prompt")
     methods = st.pills(
-        "Methods", list(METHODS), selection_mode="multi", default=_FIRST, format_func=_words, key="methods"
+        "Methods", list_methods(), selection_mode="multi", default=_FIRST, format_func=_words, key="methods"
     )
     columns = st.columns(2, wrap=False)
     for number, method in enumerate(methods):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from avgrad.demo.answers import Look, look
 from avgrad.demo.images import gallery, strip
 from avgrad.demo.page import page
-from avgrad.localization import write_whole
+from avgrad.files import write_atomic
 from avgrad.localizer import Localizer
 from avgrad.models.registry import load
 from avgrad.scenes.samples import Sample, SampleObject, samples
@@ -79,7 +79,7 @@ def run(out: str | os.PathLike[str], progress: bool = True) -> Demo:
     montage = _save(folder / "gallery.png", _few_colours(gallery(looks)))
     seconds = time.perf_counter() - start
     document = page(looks, seconds)
-    written = write_whole(folder / "index.html", lambda file: file.write(document.encode()))
+    written = write_atomic(folder / "index.html", lambda file: file.write(document.encode()))
     return Demo(written, montage, tuple(strips), tuple(looks), time.perf_counter() - start)
 
 
@@ -97,4 +97,4 @@ def _few_colours(image: Image.Image) -> Image.Image:
 
 
 def _save(path: Path, image: Image.Image) -> Path:
-    return write_whole(path, partial(image.save, format="PNG"))
+    return write_atomic(path, partial(image.save, format="PNG"))

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avgrad.engine.legrad import Pooling
+from avgrad.engine.methods import Pooling, last_layer, method
 from avgrad.engine.trace import as_maps, first_row, gradients, in_chunks, pooled_row, trace
 from avgrad.engine.view import ViTView
 
 
+@method("attentioncam", explains=last_layer)
 @torch.no_grad()
 @in_chunks
 def attentioncam(
@@ -34,9 +35,9 @@ def attentioncam(
     maps = []
     for (gradient,) in gradients(traced.output, [attention], prompts):
         if traced.pooler_attention is None:
-            slopes, row = (pooled_row(view, matrix) for matrix in (gradient, attention.detach()))
+            derivatives, row = (pooled_row(view, matrix) for matrix in (gradient, attention.detach()))
         else:
-            slopes, row = (first_row(view, tokens, matrix[:, :, 0]) for matrix in (gradient, attention.detach()))
-        weights = slopes[..., start:].mean(-1, keepdim=True)
+            derivatives, row = (first_row(view, tokens, matrix[:, :, 0]) for matrix in (gradient, attention.detach()))
+        weights = derivatives[..., start:].mean(-1, keepdim=True)
         maps.append(as_maps(view, (weights * row).mean(1).relu()))
     return torch.stack(maps, dim=1)[:, :, None]

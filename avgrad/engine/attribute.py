@@ -1,152 +1,121 @@
-"""The engine's one door: pixels and prompts in, heatmaps out, by any method."""
+"""The engine's entry point: pixels and prompts in, heatmaps out, by any method."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avgrad.engine.attentioncam import attentioncam
-from avgrad.engine.autograd import legrad_autograd
-from avgrad.engine.chefercam import chefercam
-from avgrad.engine.cosine import cosine
-from avgrad.engine.grad_eclip import grad_eclip
-from avgrad.engine.gradcam import gradcam
-from avgrad.engine.legrad import Pooling, legrad
-from avgrad.engine.legrad_last import legrad_last
-from avgrad.engine.lrp import lrp, partial_lrp, transformer_attribution
-from avgrad.engine.raw_attention import raw_attention
-from avgrad.engine.rollout import rollout
-from avgrad.engine.textspan import textspan
+from avgrad.engine.methods import Method, Pooling, check_options, check_pooling, get_method, resolve_layers
 from avgrad.engine.view import ViTView
+from avgrad.errors import InputError, PromptError
 
-Method = Callable[..., Tensor]  # (view, pixels, prompts, layers, pooling, *, options of its own) -> maps
-
-METHODS: dict[str, Method] = {
-    "legrad": legrad,
-    "legrad_autograd": legrad_autograd,
-    "legrad_last": legrad_last,
-    "raw_attention": raw_attention,
-    "rollout": rollout,
-    "gradcam": gradcam,
-    "attentioncam": attentioncam,
-    "chefercam": chefercam,
-    "lrp": lrp,
-    "partial_lrp": partial_lrp,
-    "transformer_attribution": transformer_attribution,
-    "textspan": textspan,
-    "grad_eclip": grad_eclip,
-    "cosine": cosine,
-}
+CORRECTION = 0.8  # the LeGrad paper's threshold
+Correction = float | Literal["default"] | None
 
 
-def options_of(method: str) -> tuple[str, ...]:
-    """Names of the options that a method has of its own.
+class HasVision(Protocol):
+    """A model with a view: what `avgrad.load` gives."""
 
-    >>> options_of("legrad"), options_of("gradcam"), options_of("cosine")
-    (('relu', 'backward_dtype'), ('class_token', 'every_layer'), ())
+    @property
+    def vision(self) -> ViTView: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The part of an explanation that does not depend on the prompts; `prepare` makes it, `explain` goes on from it.
+
+    Attributes:
+        view: the model's view.
+        pixels: `[B, 3, h, w]`.
+        method: the attribution method.
+        layers: the layers asked for, ascending.
+        pooling: "mean" or "cls".
+        options: the method's own options.
+        caches: what the method keeps of the forward pass; None where it keeps nothing.
+        embedding: the model's own unit-norm image embeddings `[B, D]`; None where no forward pass has run yet.
     """
-    parameters = inspect.signature(METHODS[method]).parameters.values()
-    return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+
+    view: ViTView
+    pixels: Tensor
+    method: Method
+    layers: list[int]
+    pooling: Pooling
+    options: Mapping[str, Any]
+    caches: Any = None
+    embedding: Tensor | None = None
 
 
-def check_options(method: str, options: Mapping[str, Any]) -> None:
-    """Refuses options that a method does not have, or not with such a value.
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What `explain` gives for B images and P prompts.
+
+    Attributes:
+        heatmaps: `[B, P, *size]`, float32 (float64 for a float64 model).
+        layer_maps: raw maps on the patch grid, `[B, P, L, gh, gw]`.
+        embedding: the model's own unit-norm image embeddings, `[B, D]`.
+        layers: the layers that `layer_maps` are of: L of them, or those that one map is made of.
+    """
+
+    heatmaps: Tensor
+    layer_maps: Tensor
+    embedding: Tensor
+    layers: list[int]
+
+
+def as_view(model: HasVision | ViTView) -> ViTView:
+    """The view of a model, or the view itself.
 
     Raises:
-        ValueError: there is one.
+        InputError: it is neither.
     """
-    for option in options:
-        if option not in options_of(method):
-            known = ", ".join(options_of(method)) or "none"
-            raise ValueError(f"method {method!r} has no option {option!r}; its options: {known}")
-    if options.get("backward_dtype") not in (None, torch.bfloat16):
-        raise ValueError(f"backward_dtype={options['backward_dtype']} is neither None nor torch.bfloat16")
+    view = model if isinstance(model, ViTView) else getattr(model, "vision", None)
+    if not isinstance(view, ViTView):
+        raise InputError(f"model is a {type(model).__name__}; a model of avgrad.load or a ViTView is expected")
+    return view
 
 
-# Methods whose maps an empty prompt corrects; where maps do not depend on the prompt, it would blank them.
-CORRECTED = ("legrad", "legrad_autograd")
-CORRECTION = 0.8  # the LeGrad paper's threshold
-
-
-def resolve_correction(correction: float | Literal["default"] | None, view: ViTView, method: str) -> float | None:
+def resolve_correction(correction: Correction, view: ViTView, method: str) -> float | None:
     """The threshold that a `correction` argument means, None for no correction.
 
     Args:
         correction: "default" is 0.8 where the model has an empty prompt (those that pool by attention) and the method
             is LeGrad, no correction elsewhere; None and 0 mean no correction.
         view: the model.
-        method: one of `METHODS`.
+        method: its name.
 
     Raises:
-        ValueError: a threshold out of range, or one for a model or a method that cannot be corrected.
+        InputError: a threshold out of range, or one for a model or a method that cannot be corrected.
     """
-    if correction == "default":
-        return CORRECTION if view.empty_prompt is not None and method in CORRECTED else None
+    corrected = get_method(method).corrected
+    if isinstance(correction, str):
+        if correction != "default":
+            raise InputError(f"correction={correction!r} is not 'default', None or a threshold in [0, 1]")
+        return CORRECTION if view.empty_prompt is not None and corrected else None
     if not correction:
         return None
     if not 0 < correction <= 1:
-        raise ValueError(f"correction={correction} is no threshold in [0, 1]; the paper's is {CORRECTION}")
+        raise InputError(f"correction={correction} is not a threshold in [0, 1]; the paper's is {CORRECTION}")
     if view.empty_prompt is None:
-        raise ValueError("correction needs the embedding of an empty prompt, and this model has none")
-    if method not in CORRECTED:
-        raise ValueError(f"correction belongs to {' and '.join(CORRECTED)}, and not to {method}")
-    return correction
+        raise InputError("correction needs the embedding of an empty prompt, and this model has none")
+    if not corrected:
+        raise InputError(f"correction belongs to LeGrad, and not to {method}")
+    return float(correction)
 
 
 def with_empty_prompt(view: ViTView, prompts: Tensor) -> Tensor:
     """Prompts `[B, P, D]` with the model's empty prompt behind them, `[B, P + 1, D]`."""
     if view.empty_prompt is None:
-        raise ValueError("this model has no empty prompt")
+        raise InputError("this model has no empty prompt")
     return torch.cat([prompts, view.empty_prompt.to(prompts).expand(len(prompts), 1, -1)], dim=1)
 
 
-def resolve_layers(layers: int | Sequence[int] | None, num_layers: int) -> list[int]:
-    """The layer numbers that a `layers` argument means, ascending.
-
-    Args:
-        layers: None for all, an int k >= 0 for "from layer k", a negative one for "the last -k", a list for exactly
-            those (negative numbers count from the end).
-        num_layers: how many the model has.
-
-    Raises:
-        ValueError: a layer that does not exist, or none at all.
-
-    >>> resolve_layers(None, 4), resolve_layers(1, 4), resolve_layers(-2, 4), resolve_layers([3, 0], 4)
-    ([0, 1, 2, 3], [1, 2, 3], [2, 3], [0, 3])
-    """
-    numbers = range(num_layers)
-    if layers is None:
-        return list(numbers)
-    if isinstance(layers, int):
-        if not -num_layers <= layers < num_layers:
-            raise ValueError(f"layers={layers} is out of range: the model has layers 0 to {num_layers - 1}")
-        return list(numbers[layers:])
-    wrong = [layer for layer in layers if not -num_layers <= layer < num_layers]
-    if wrong or not layers:
-        what = f"has no layer {wrong[0]}" if wrong else "needs at least one layer"
-        raise ValueError(f"layers={list(layers)} {what}: the model has layers 0 to {num_layers - 1}")
-    return sorted({numbers[layer] for layer in layers})
-
-
-def check_pooling(pooling: str, view: ViTView) -> None:
-    """Refuses what the model cannot pool by.
-
-    Raises:
-        ValueError: an unknown pooling, or the class token's for a model that has none.
-    """
-    if pooling not in ("mean", "cls"):
-        raise ValueError(f"unknown pooling {pooling!r}; there are 'mean' and 'cls'")
-    if pooling == "cls" and view.num_prefix_tokens < 1:
-        raise ValueError("pooling='cls' needs a class token, and this model has none; use pooling='mean'")
-
-
 def min_max(maps: Tensor) -> Tensor:
-    """Each map `[..., h, w]` min-max normalized by its own smallest and largest value; a constant one becomes 0.
+    """Each map `[..., h, w]` min-max normalized to [0, 1]; a constant one becomes 0.
 
     >>> min_max(torch.tensor([[[1.0, 3.0], [2.0, 1.0]]]))
     tensor([[[0.0000, 1.0000],
@@ -191,8 +160,124 @@ def finish(
     return _min_max_(maps) if normalize else maps  # a hundred maps are large, so they are not copied
 
 
+def check_pixels(view: ViTView, pixels: Tensor) -> None:
+    """Refuses what is no batch of preprocessed images.
+
+    Raises:
+        InputError: the wrong type, dtype or shape.
+    """
+    if not isinstance(pixels, Tensor) or not pixels.is_floating_point():
+        found = str(pixels.dtype) if isinstance(pixels, Tensor) else type(pixels).__name__
+        raise InputError(f"pixels are {found}; expected a floating-point tensor, as model.preprocess gives")
+    size = pixels.shape[-2:]
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or any(side < 1 or side % view.patch_size for side in size):
+        raise InputError(
+            f"pixels are {list(pixels.shape)}; expected [B, 3, h, w] with h and w multiples of {view.patch_size}"
+        )
+    if not len(pixels):
+        raise InputError("pixels are an empty batch; expected [B, 3, h, w] with B >= 1")
+
+
+def check_prompts(view: ViTView, prompts: Tensor, batch: int) -> Tensor:
+    """Prompts `[P, D]` or `[B, P, D]` as `[B, P, D]`, on the model's device and in its dtype.
+
+    Raises:
+        PromptError: the wrong type or shape, or a number that is not finite.
+    """
+    if not isinstance(prompts, Tensor) or not prompts.is_floating_point():
+        found = str(prompts.dtype) if isinstance(prompts, Tensor) else type(prompts).__name__
+        raise PromptError(f"prompts are {found}; expected a floating-point tensor [P, D] or [B, P, D]")
+    given = prompts.expand(batch, -1, -1) if prompts.ndim == 2 else prompts
+    expected = (batch, view.embed_dim)
+    if given.ndim != 3 or (given.shape[0], given.shape[2]) != expected or given.shape[1] < 1:
+        raise PromptError(
+            f"prompts are {list(prompts.shape)}; expected [P, D] or [B, P, D] with B = {batch}, P >= 1 "
+            f"and D = {expected[1]}"
+        )
+    return given.to(view.device, view.dtype)
+
+
+def prepare(
+    model: HasVision | ViTView,
+    pixels: Tensor,
+    method: str = "legrad",
+    layers: int | Sequence[int] | None = None,
+    pooling: Pooling = "mean",
+    *,
+    keep: bool = True,
+    **options: Any,
+) -> Prepared:
+    """The forward pass over a batch of images, kept for the prompts to come.
+
+    Args:
+        model, pixels, method, layers, pooling, **options: as in `attribute`.
+        keep: run the forward pass now and keep what the method needs of it for any prompt (for LeGrad about `6 n d`
+            numbers per layer for n tokens of width d). Without it, each `explain` runs the forward pass again, in the
+            memory of one layer. Methods that have nothing to keep do so anyway.
+
+    Raises:
+        InputError: as `attribute`.
+    """
+    view, chosen = as_view(model), get_method(method)
+    check_options(method, options)
+    check_pooling(pooling, view)
+    check_pixels(view, pixels)
+    numbers = resolve_layers(layers, len(view.blocks))
+    caches, embedding = None, None
+    if keep and chosen.prepare is not None:
+        caches, embedding = chosen.prepare(view, pixels, numbers, pooling, **options)
+    return Prepared(view, pixels, chosen, numbers, pooling, options, caches, embedding)
+
+
+def _maps(prepared: Prepared, prompts: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Raw maps `[B, P, L, gh, gw]`, and the image embeddings `[B, D]` where they came by the way."""
+    view, method, embedding = prepared.view, prepared.method, prepared.embedding
+    if prepared.caches is not None and method.explain is not None:
+        maps = method.explain(view, prepared.caches, prompts, **prepared.options)
+    else:
+        arguments = (view, prepared.pixels, prompts, prepared.layers, prepared.pooling)
+        maps = method.function(*arguments, **prepared.options)
+    maps = maps.unflatten(-1, view.grid(prepared.pixels))
+    if not torch.isfinite(maps).all():
+        raise InputError("the heatmaps are not finite: the model's weights, the pixels or the prompts hold NaN or inf")
+    return maps, embedding
+
+
+def explain(
+    prepared: Prepared,
+    prompts: Tensor,
+    size: tuple[int, int] | None = None,
+    *,
+    normalize: bool = True,
+    correction: Correction = "default",
+) -> Explanation:
+    """Heatmaps of further prompts from a forward pass that `prepare` kept.
+
+    Args:
+        prepared: what `prepare` gave.
+        prompts: as in `attribute`.
+        size: height and width of the heatmaps; None for those of the pixels.
+        normalize, correction: as in `attribute`.
+
+    Raises:
+        InputError, PromptError: as `attribute`.
+    """
+    view, pixels = prepared.view, prepared.pixels
+    prompts = check_prompts(view, prompts, len(pixels))
+    count = prompts.shape[1]
+    threshold = resolve_correction(correction, view, prepared.method.name)
+    maps, embedding = _maps(prepared, prompts if threshold is None else with_empty_prompt(view, prompts))
+    height, width = size or pixels.shape[-2:]
+    return Explanation(
+        heatmaps=finish(view, maps.sum(2), (height, width), threshold, normalize),
+        layer_maps=maps[:, :count],
+        embedding=view.encode(pixels) if embedding is None else embedding,
+        layers=prepared.method.layers(view, prepared.layers, prepared.options),
+    )
+
+
 def attribute(
-    view: ViTView,
+    model: HasVision | ViTView,
     pixels: Tensor,
     prompts: Tensor,
     method: str = "legrad",
@@ -200,59 +285,43 @@ def attribute(
     pooling: Pooling = "mean",
     per_layer: bool = False,
     normalize: bool = True,
-    correction: float | Literal["default"] | None = "default",
+    correction: Correction = "default",
     **options: Any,
 ) -> Tensor:
     """Where in each image is what each prompt means?
 
     Args:
-        view: the model's vision transformer (`model.vision`).
+        model: a model of `avgrad.load`, or a view (`model.vision`, `avgrad.view(module)`).
         pixels: preprocessed images, `[B, 3, h, w]`; h and w are multiples of the patch size, not necessarily equal.
         prompts: embeddings, `[P, D]` (the same for every image) or `[B, P, D]` (each image its own).
-        method: one of `METHODS`; "legrad" is the paper's, in closed form.
+        method: one of `avgrad.list_methods()`; "legrad" is the paper's, in closed form.
         layers: None for all; an int k >= 0 for "from layer k", a negative one for "the last -k", a list for exactly
             those. Methods that look at one layer take the last of them.
-        pooling: what a layer's score is of: "mean" of all tokens (LeGrad Eq. 3), or the "cls" token; of no meaning
-            where the model pools by attention.
+        pooling: what a layer's score is of: "mean" of all tokens (LeGrad Eq. 3), or the "cls" token; ignored when the
+            model pools by attention.
         per_layer: return the layers' raw maps on the patch grid, not summed, corrected, upsampled or normalized.
         normalize: min-max normalize each map.
         correction: zero each LeGrad map where that of the empty prompt "a photo of a" exceeds this (paper B.5, Eq. 13);
             None or 0 for not. The default is 0.8 for models with an empty prompt (those that pool by attention), else
             none.
-        **options: what the method has of its own: `relu` of "legrad" and "legrad_last" (False keeps negative gradients,
-            an ablation), `backward_dtype` of "legrad" (torch.bfloat16 is faster, see `avgrad.engine.legrad.legrad`),
-            `class_token` and `every_layer` of "gradcam".
+        **options: the method's own, such as `relu` of "legrad" (False keeps negative gradients, an ablation) or
+            `backward_dtype` of "legrad" (torch.bfloat16 is faster, see `avgrad.engine.legrad.legrad`).
 
     Returns:
         Heatmaps `[B, P, h, w]`, float32 (float64 for a float64 model); with `per_layer` `[B, P, L, gh, gw]`.
 
     Raises:
-        ValueError: an argument of the wrong shape, an unknown method, pooling, layer or option, or a correction that
-            the model or the method does not have.
+        InputError: a wrong argument: an unknown method, pooling, layer or option, pixels of the wrong dtype or shape, a
+            correction that the model or the method does not have, or weights that are not finite.
+        PromptError: prompts of the wrong dtype or shape.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
-    check_options(method, options)
-    check_pooling(pooling, view)
-    size = pixels.shape[-2:]
-    if pixels.ndim != 4 or pixels.shape[1] != 3 or any(side < 1 or side % view.patch_size for side in size):
-        raise ValueError(
-            f"pixels are {list(pixels.shape)}; expected [B, 3, h, w] with h and w multiples of {view.patch_size}"
-        )
-    if prompts.ndim == 2:
-        prompts = prompts.expand(pixels.shape[0], -1, -1)
-    expected = (pixels.shape[0], view.embed_dim)
-    if prompts.ndim != 3 or (prompts.shape[0], prompts.shape[2]) != expected or prompts.shape[1] < 1:
-        raise ValueError(
-            f"prompts are {list(prompts.shape)}; expected [P, D] or [B, P, D] with B = {expected[0]}, P >= 1 "
-            f"and D = {expected[1]}"
-        )
-    prompts = prompts.to(view.device, view.dtype)
-    threshold = None if per_layer else resolve_correction(correction, view, method)
-    if threshold is not None:
-        prompts = with_empty_prompt(view, prompts)
-    maps = METHODS[method](view, pixels, prompts, resolve_layers(layers, len(view.blocks)), pooling, **options)
-    maps = maps.unflatten(-1, view.grid(pixels))
+    prepared = prepare(model, pixels, method, layers, pooling, keep=False, **options)
+    view = prepared.view
+    prompts = check_prompts(view, prompts, len(pixels))
     if per_layer:
-        return maps
-    return finish(view, maps.sum(2), (size[0], size[1]), threshold, normalize)
+        if correction not in ("default", None, 0):
+            raise InputError("correction needs maps that are summed over layers; leave it out with per_layer=True")
+        return _maps(prepared, prompts)[0]
+    threshold = resolve_correction(correction, view, method)
+    maps, _ = _maps(prepared, prompts if threshold is None else with_empty_prompt(view, prompts))
+    return finish(view, maps.sum(2), (pixels.shape[-2], pixels.shape[-1]), threshold, normalize)

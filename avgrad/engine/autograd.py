@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avgrad.engine.legrad import Pooling
+from avgrad.engine.methods import Pooling, method
 from avgrad.engine.view import AttentionPooler, ViTView
 
 
+@method("legrad_autograd", corrected=True)
 def legrad_autograd(
     view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
 ) -> Tensor:

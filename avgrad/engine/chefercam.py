@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avgrad.engine.legrad import Pooling
+from avgrad.engine.methods import Pooling, method
 from avgrad.engine.trace import as_maps, first_row, gradients, in_chunks, trace
 from avgrad.engine.view import ViTView
 
@@ -17,6 +17,7 @@ def relevant(gradient: Tensor, attention: Tensor) -> Tensor:
     return (gradient * attention.detach()).relu_().mean(1)
 
 
+@method("chefercam")
 @torch.no_grad()
 @in_chunks
 def chefercam(

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avgrad.engine.legrad import Pooling
+from avgrad.engine.methods import Pooling, last_layer, method
 from avgrad.engine.view import AttentionPooler, ViTView
 
 
+@method("cosine", explains=last_layer)
 @torch.no_grad()
 def cosine(view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean") -> Tensor:
     """Cosine similarity of patches (after the last of the layers and the head) and prompts (the paper's plain row).

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avgrad.engine.legrad import Pooling
+from avgrad.engine.methods import Pooling, last_layer, method
 from avgrad.engine.trace import as_maps, gradients, in_chunks, run_blocks, scored
 from avgrad.engine.view import ViTView
 from avgrad.errors import UnsupportedModelError
 
 
+@method("grad_eclip", explains=last_layer)
 @torch.no_grad()
 @in_chunks
 def grad_eclip(

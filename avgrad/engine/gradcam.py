@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from avgrad.engine.legrad import Pooling
+from avgrad.engine.methods import Pooling, method
 from avgrad.engine.trace import as_maps, gradients, in_chunks, run_blocks, scored
 from avgrad.engine.view import ViTView
 
 
+def explained(view: ViTView, layers: Sequence[int], options: Mapping[str, Any]) -> list[int]:
+    """The layer of `layers` nearest to layer 8 of 12, scaled to the depth; with `every_layer` all of them."""
+    target = max(0, round(len(view.blocks) * 8 / 12) - 1)
+    nearest = min(layers, key=lambda layer: (abs(layer - target), -layer))
+    return sorted(layers) if options["every_layer"] else [nearest]
+
+
+@method("gradcam", explains=explained)
 @torch.no_grad()
 @in_chunks
 def gradcam(
@@ -39,8 +48,7 @@ def gradcam(
     Returns:
         `[B, P, L, patches]` (L = 1 without `every_layer`), at least float32, 0 or more.
     """
-    target = max(0, round(len(view.blocks) * 8 / 12) - 1)
-    chosen = sorted(layers) if every_layer else [min(layers, key=lambda layer: (abs(layer - target), -layer))]
+    chosen = explained(view, layers, {"every_layer": every_layer})
     x, outputs = run_blocks(view, pixels, chosen[0] + 1), []
     with torch.enable_grad():
         x.requires_grad_()

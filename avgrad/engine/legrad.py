@@ -21,15 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from avgrad.engine.linear import linear, products
+from avgrad.engine.linear import linear, matmul
+from avgrad.engine.methods import Pooling, method
 from avgrad.engine.view import AttentionPooler, Block, ViTView, activation_derivative_
-
-Pooling = Literal["mean", "cls"]
 
 # Images and prompts are taken in chunks whose intermediate tensors fit in about this many bytes, so that memory does
 # not grow with their number. A CPU gains nothing from chunks larger than its caches, a GPU wants long matrices.
@@ -37,14 +36,14 @@ CHUNK_BYTES = {"cpu": 8 * 2**20, "gpu": 64 * 2**20}
 
 
 @dataclass(frozen=True)
-class LayerRecord:
+class LayerCache:
     """What one layer's explanation needs from the forward pass, for `r` rows (all tokens, or only the class token).
 
     Attributes:
         index: the layer's number, from 0.
         pooled: the pooled output, `[B, d]`.
         values: the heads' values, `[B, h, n, d_h]`, in the dtype of the backward part.
-        slope: the activation's derivative at the MLP's pre-activations, `[B, r, d_hidden]`, in the dtype of the
+        derivative: the activation's derivative at the MLP's pre-activations, `[B, r, d_hidden]`, in the dtype of the
             backward part.
         normalized: the input of norm2 less its mean, over its standard deviation, `[B, r, d]`.
         rstd: the reciprocal of that standard deviation, `[B, r, 1]`.
@@ -53,13 +52,13 @@ class LayerRecord:
     index: int
     pooled: Tensor
     values: Tensor
-    slope: Tensor
+    derivative: Tensor
     normalized: Tensor
     rstd: Tensor
 
 
 @dataclass(frozen=True)
-class PoolerRecord:
+class PoolerCache:
     """What one layer's explanation needs where an attentional pooler looks at it.
 
     Attributes:
@@ -71,11 +70,11 @@ class PoolerRecord:
     values: Tensor
 
 
-Record = LayerRecord | PoolerRecord
+Cache = LayerCache | PoolerCache
 
 
-def _record(block: Block, index: int, x: Tensor, pooling: Pooling, dtype: torch.dtype) -> tuple[Tensor, LayerRecord]:
-    """The block's output for its input `[B, n, d]`, and the record of how it came about."""
+def _with_cache(block: Block, index: int, x: Tensor, pooling: Pooling, dtype: torch.dtype) -> tuple[Tensor, LayerCache]:
+    """The block's output for its input `[B, n, d]`, and the cache of how it came about."""
     y, values = block.attend(x)
     values = values.to(dtype).contiguous()  # no view, which would keep queries and keys alive
     normed, mean, rstd = block.norm2.statistics(y)
@@ -85,8 +84,8 @@ def _record(block: Block, index: int, x: Tensor, pooling: Pooling, dtype: torch.
     pooled = z.mean(1) if pooling == "mean" else z[:, 0].clone()
     if pooling == "cls":  # the gradient enters at the class token alone: only its row is ever needed
         y, mean, rstd, hidden = y[:, :1], mean[:, :1], rstd[:, :1].clone(), hidden[:, :1].clone()
-    slope = activation_derivative_(block.activation, hidden).to(dtype)
-    return z, LayerRecord(index, pooled, values, slope, (y - mean).mul_(rstd), rstd)
+    derivative = activation_derivative_(block.activation, hidden).to(dtype)
+    return z, LayerCache(index, pooled, values, derivative, (y - mean).mul_(rstd), rstd)
 
 
 @torch.no_grad()
@@ -95,7 +94,7 @@ def forward(
     pixels: Tensor,
     layers: Sequence[int],
     pooling: Pooling,
-    visit: Callable[[Record], None],
+    visit: Callable[[Cache], None],
     backward_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The forward pass, shown layer by layer.
@@ -104,8 +103,8 @@ def forward(
         view: the model.
         pixels: `[B, 3, h, w]`.
         layers: numbers of the layers to be shown.
-        pooling: which rows a record keeps, as in `legrad`.
-        visit: called with each record, in the order of the layers. What it does not keep is forgotten.
+        pooling: which rows a cache keeps, as in `legrad`.
+        visit: called with each cache, in the order of the layers. What it does not keep is forgotten.
         backward_dtype: as in `legrad`.
 
     Returns:
@@ -114,15 +113,15 @@ def forward(
     wanted = frozenset(layers)
     x = view.embed(pixels.to(view.device, view.dtype))
     for index, block in enumerate(view.blocks):
-        record: Record
+        cache: Cache
         if index in wanted:
             if view.pooler is None:
-                x, record = _record(block, index, x, pooling, backward_dtype or view.dtype)
+                x, cache = _with_cache(block, index, x, pooling, backward_dtype or view.dtype)
             else:
                 x = block(x)
-                record = PoolerRecord(*view.pooler.attend(x))
-            visit(record)
-            del record
+                cache = PoolerCache(*view.pooler.attend(x))
+            visit(cache)
+            del cache
         else:
             x = block(x)
     return view.embedding(x)
@@ -141,12 +140,12 @@ def images_at_once(view: ViTView, pixels: Tensor) -> int:
     return _chunk(view.device, hidden * weight.element_size())
 
 
-def _explain_chunk(block: Block, record: LayerRecord, g: Tensor, m: Tensor, relu: bool) -> Tensor:
+def _explain_chunk(block: Block, cache: LayerCache, g: Tensor, m: Tensor, relu: bool) -> Tensor:
     """Maps `[B, C, n]` of C prompts, not yet averaged, from `g` `[B, C, 1, d]` and `m` `[B, C, 1, d_hidden]`."""
-    batch, heads, tokens, head_width = record.values.shape
-    rows, dtype = record.slope.shape[1], record.slope.dtype
-    grad = linear(record.slope[:, None] * m, block.fc1_weight.T)  # [B, C, r, d]
-    e = block.norm2.gradient(record.normalized[:, None], record.rstd[:, None], grad.to(g.dtype)).add_(g)
+    batch, heads, tokens, head_width = cache.values.shape
+    rows, dtype = cache.derivative.shape[1], cache.derivative.dtype
+    grad = linear(cache.derivative[:, None] * m, block.fc1_weight.T)  # [B, C, r, d]
+    e = block.norm2.gradient(cache.normalized[:, None], cache.rstd[:, None], grad.to(g.dtype)).add_(g)
     if block.scale1 is not None:
         e *= block.scale1
     u = linear(e.to(dtype), block.out_weight.T)
@@ -157,23 +156,21 @@ def _explain_chunk(block: Block, record: LayerRecord, g: Tensor, m: Tensor, relu
     alone = u.device.type == "cpu" and dtype == torch.float32
     step = 1 if alone else _chunk(u.device, u.shape[1] * tokens * u.element_size())
     precision, sums = torch.promote_types(dtype, torch.float32), []
-    for u_k, v_k in zip(u.split(step), record.values.flatten(0, 1).split(step), strict=True):
-        gradients = products(u_k, v_k)
+    for u_k, v_k in zip(u.split(step), cache.values.flatten(0, 1).split(step), strict=True):
+        gradients = matmul(u_k, v_k)
         if relu:
             gradients.relu_()
         sums.append(gradients.unflatten(1, (-1, rows)).sum(2, dtype=precision))
     return torch.cat(sums).unflatten(0, (batch, heads)).sum(1)
 
 
-def _explain_pooler(
-    view: ViTView, pooler: AttentionPooler, record: PoolerRecord, prompts: Tensor, relu: bool
-) -> Tensor:
-    heads = record.values.shape[1]
-    e = view.layer_head.gradient(pooler.transform(record.attended), prompts)
+def _explain_pooler(view: ViTView, pooler: AttentionPooler, cache: PoolerCache, prompts: Tensor, relu: bool) -> Tensor:
+    heads = cache.values.shape[1]
+    e = view.layer_head.gradient(pooler.transform(cache.attended), prompts)
     if pooler.mlp is not None:
-        e = pooler.mlp.gradient(record.attended, e)
+        e = pooler.mlp.gradient(cache.attended, e)
     u = (e @ pooler.out_weight).unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, h, P, d_h]
-    gradients = u @ record.values.transpose(-1, -2)
+    gradients = u @ cache.values.transpose(-1, -2)
     if relu:
         gradients.relu_()
     relevance = gradients.sum(1, dtype=torch.promote_types(gradients.dtype, torch.float32))
@@ -182,39 +179,70 @@ def _explain_pooler(
 
 
 @torch.no_grad()
-def explain(view: ViTView, record: Record, prompts: Tensor, relu: bool = True) -> Tensor:
+def explain(view: ViTView, cache: Cache, prompts: Tensor, relu: bool = True) -> Tensor:
     """One layer's maps for many prompts.
 
     Args:
         view: the model.
-        record: what `forward` showed of the layer.
+        cache: what `forward` showed of the layer.
         prompts: embeddings, `[B, P, D]`.
         relu: drop negative gradients, as the paper does; without it, maps have either sign.
 
     Returns:
         `[B, P, patches]`, at least float32, 0 or more.
     """
-    if isinstance(record, PoolerRecord):
+    if isinstance(cache, PoolerCache):
         if view.pooler is None:
-            raise ValueError("this record is of an attentional pooler, and the model has none")
-        batch, heads, tokens, _ = record.values.shape
-        chunk = _chunk(prompts.device, batch * heads * tokens * record.values.element_size())
+            raise ValueError("this cache is of an attentional pooler, and the model has none")
+        batch, heads, tokens, _ = cache.values.shape
+        chunk = _chunk(prompts.device, batch * heads * tokens * cache.values.element_size())
         parts = prompts.split(chunk, dim=1)
-        return torch.cat([_explain_pooler(view, view.pooler, record, part, relu) for part in parts], dim=1)
-    block = view.blocks[record.index]
-    batch, heads, tokens, _ = record.values.shape
-    rows, hidden = record.slope.shape[1:]
-    width = record.normalized.shape[-1]
+        return torch.cat([_explain_pooler(view, view.pooler, cache, part, relu) for part in parts], dim=1)
+    block = view.blocks[cache.index]
+    batch, heads, tokens, _ = cache.values.shape
+    rows, hidden = cache.derivative.shape[1:]
+    width = cache.normalized.shape[-1]
     # mean pooling spreads the gradient evenly over the tokens, the class token keeps it whole
-    g = view.head.gradient(record.pooled, prompts) / rows
-    m = linear(g if block.scale2 is None else g * block.scale2, block.fc2_weight.T).to(record.slope.dtype)
+    g = view.head.gradient(cache.pooled, prompts) / rows
+    m = linear(g if block.scale2 is None else g * block.scale2, block.fc2_weight.T).to(cache.derivative.dtype)
     block = replace(block, fc1_weight=block.fc1_weight.to(m.dtype), out_weight=block.out_weight.to(m.dtype))
-    chunk = _chunk(prompts.device, batch * rows * (hidden + 4 * width + heads * tokens) * record.slope.element_size())
+    chunk = _chunk(
+        prompts.device, batch * rows * (hidden + 4 * width + heads * tokens) * cache.derivative.element_size()
+    )
     parts = zip(g[:, :, None].split(chunk, dim=1), m[:, :, None].split(chunk, dim=1), strict=True)
-    relevance = torch.cat([_explain_chunk(block, record, *part, relu) for part in parts], dim=1)
+    relevance = torch.cat([_explain_chunk(block, cache, *part, relu) for part in parts], dim=1)
     return relevance[..., view.num_prefix_tokens :] / (heads * tokens)
 
 
+@torch.no_grad()
+def prepare(
+    view: ViTView,
+    pixels: Tensor,
+    layers: Sequence[int],
+    pooling: Pooling,
+    *,
+    relu: bool = True,
+    backward_dtype: torch.dtype | None = None,
+) -> tuple[list[Cache], Tensor]:
+    """The caches of `layers` and the image embeddings `[B, D]`: all that `explain_all` needs, for any prompts."""
+    caches: list[Cache] = []
+    return caches, forward(view, pixels, layers, pooling, caches.append, backward_dtype)
+
+
+@torch.no_grad()
+def explain_all(
+    view: ViTView,
+    caches: Sequence[Cache],
+    prompts: Tensor,
+    *,
+    relu: bool = True,
+    backward_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """What `legrad` returns, `[B, P, L, patches]`, from the caches that `prepare` gave."""
+    return torch.stack([explain(view, cache, prompts, relu) for cache in caches], dim=2)
+
+
+@method("legrad", corrected=True, prepare=prepare, explain=explain_all)
 @torch.no_grad()
 def legrad(
     view: ViTView,
@@ -236,7 +264,7 @@ def legrad(
         pooling: "mean" scores the mean of all tokens (the paper and its released code), "cls" the class token. Where
             the model pools by attention, that is what is scored, whatever is said here.
         relu: drop negative gradients (Eq. 5); without it, an ablation, maps have either sign.
-        backward_dtype: torch.bfloat16 takes the products behind the forward pass in it, which is faster on
+        backward_dtype: torch.bfloat16 takes the matmul behind the forward pass in it, which is faster on
             processors with instructions for it and moves a heatmap by less than 0.01; None stays with the model's own.
             Ignored when the model pools by attention.
 
@@ -250,6 +278,6 @@ def legrad(
         return torch.cat([legrad(view, *part, layers, pooling, **options) for part in parts])
     maps: list[Tensor] = []
     forward(
-        view, pixels, layers, pooling, lambda record: maps.append(explain(view, record, prompts, relu)), backward_dtype
+        view, pixels, layers, pooling, lambda cache: maps.append(explain(view, cache, prompts, relu)), backward_dtype
     )
     return torch.stack(maps, dim=2)

@@ -8,12 +8,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from avgrad.engine.legrad import Pooling
+from avgrad.engine.methods import Pooling, method
 from avgrad.engine.trace import as_maps, gradients, in_chunks, trace
 from avgrad.engine.view import ViTView
 from avgrad.errors import UnsupportedModelError
 
 
+@method("legrad_last")
 @torch.no_grad()
 @in_chunks
 def legrad_last(

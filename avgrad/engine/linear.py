@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# On x86 processors torch hands float32 products to MKL, slow on those that are not Intel's (see docs/performance.md).
+# On x86 processors torch hands float32 matmul to MKL, slow on those that are not Intel's (see docs/performance.md).
 # oneDNN, which torch has on board for its convolutions, uses AVX-512 wherever there is any.
 _ONEDNN = (
     torch.backends.mkldnn.is_available()
@@ -30,7 +30,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias`, as `torch.nn.functional.linear`.
 
-    float32 products on a CPU with AVX-512 go to oneDNN, unless a graph is being built or `torch.backends.mkldnn.flags`
+    float32 matmul on a CPU with AVX-512 go to oneDNN, unless a graph is being built or `torch.backends.mkldnn.flags`
     turns oneDNN off. They sum up in another order than MKL's, so the last digits differ.
 
     Args:
@@ -47,6 +47,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def products(x: Tensor, y: Tensor) -> Tensor:
+def matmul(x: Tensor, y: Tensor) -> Tensor:
     """`x @ y.mT`, of matrices `[g, a, w]` and `[g, b, w]`: `[g, a, b]`. A single pair goes where `linear` goes."""
     return linear(x, y[0]) if len(y) == 1 else x @ y.mT

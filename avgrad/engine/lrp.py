@@ -17,14 +17,15 @@ methods use these rules; the original's LRP baselines leave the residual sums as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from avgrad.engine.chefercam import relevant
-from avgrad.engine.legrad import Pooling
+from avgrad.engine.methods import Pooling, last_layer, method
 from avgrad.engine.trace import as_maps, attention_of, first_row, gradients, in_chunks, pooled_row, trace
 from avgrad.engine.view import Block, ViTView, activate
 from avgrad.errors import UnsupportedModelError
@@ -143,6 +144,12 @@ def _groups(view: ViTView, inputs: Sequence[Tensor], prompts: Tensor) -> tuple[T
     return prompts.split(max(1, RELEVANCE_BYTES // per_prompt), dim=1)
 
 
+def every_layer(view: ViTView, layers: Sequence[int], options: Mapping[str, Any]) -> list[int]:
+    """Relevance goes through all layers, whatever is asked for."""
+    return list(range(len(view.blocks)))
+
+
+@method("lrp", explains=every_layer)
 @torch.no_grad()
 @in_chunks
 def lrp(view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean") -> Tensor:
@@ -164,6 +171,7 @@ def lrp(view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], p
     return as_maps(view, torch.cat(maps, dim=1))[:, :, None]
 
 
+@method("partial_lrp", explains=last_layer)
 @torch.no_grad()
 @in_chunks
 def partial_lrp(
@@ -191,6 +199,7 @@ def partial_lrp(
     return torch.cat(maps, dim=1)[:, :, None]
 
 
+@method("transformer_attribution")
 @torch.no_grad()
 @in_chunks
 def transformer_attribution(
@@ -213,13 +222,13 @@ def transformer_attribution(
     inputs, maps = _inputs(view, pixels), []
     parts = _groups(view, inputs, prompts)
     traced = trace(view, pixels, layers)
-    slopes = gradients(traced.output, traced.attentions, prompts)
+    derivatives = gradients(traced.output, traced.attentions, prompts)
     for part in parts:
         relevance: dict[int, Tensor] = {}
         propagate(view, inputs, part, relevance.__setitem__, stop=min(layers))
         for p in range(part.shape[1]):
             row = first_row(view, inputs[0].shape[1]).expand(len(pixels), -1)
-            for index, gradient in reversed(list(zip(layers, next(slopes), strict=True))):
+            for index, gradient in reversed(list(zip(layers, next(derivatives), strict=True))):
                 row = row + (row[:, None] @ relevant(gradient, relevance[index][:, p]))[:, 0]
             maps.append(as_maps(view, row))
     return torch.stack(maps, dim=1)[:, :, None]

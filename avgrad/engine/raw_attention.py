@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avgrad.engine.legrad import Pooling
+from avgrad.engine.methods import Pooling, last_layer, method
 from avgrad.engine.view import ViTView
 from avgrad.errors import UnsupportedModelError
 
 
+@method("raw_attention", explains=last_layer)
 @torch.no_grad()
 def raw_attention(
     view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"

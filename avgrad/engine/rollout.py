@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avgrad.engine.legrad import Pooling
+from avgrad.engine.methods import Pooling, method
 from avgrad.engine.trace import as_maps, attention_of, first_row, in_chunks, pooler_input
 from avgrad.engine.view import ViTView
 
 
+@method("rollout")
 @torch.no_grad()
 @in_chunks
 def rollout(view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean") -> Tensor:

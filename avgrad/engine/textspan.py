@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avgrad.engine.legrad import Pooling
+from avgrad.engine.methods import Pooling, method
 from avgrad.engine.trace import as_maps, in_chunks
 from avgrad.engine.view import ViTView
 from avgrad.errors import UnsupportedModelError
@@ -99,6 +99,7 @@ def decompose(view: ViTView, pixels: Tensor, prompts: Tensor) -> Decomposition:
     return Decomposition(torch.stack(attention, 2), torch.stack(mlp, 2), share(inputs[0][:, rows]), constant)
 
 
+@method("textspan")
 @torch.no_grad()
 @in_chunks
 def textspan(

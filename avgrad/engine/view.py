@@ -36,8 +36,8 @@ def activation_derivative_(name: Activation, x: Tensor) -> Tensor:
     if name in ("gelu", "gelu_tanh"):
         one = torch.ones((), dtype=x.dtype, device=x.device).expand_as(x)
         approximate = "tanh" if name == "gelu_tanh" else "none"
-        slope: Tensor = torch.ops.aten.gelu_backward.grad_input(one, x, approximate=approximate, grad_input=x)
-        return slope
+        derivative: Tensor = torch.ops.aten.gelu_backward.grad_input(one, x, approximate=approximate, grad_input=x)
+        return derivative
     if name == "quick_gelu":
         gate = torch.sigmoid(1.702 * x)
         return x.mul_(1.702).mul_(1 - gate).add_(1).mul_(gate)
@@ -156,8 +156,8 @@ class PoolerMlp:
             normed = attended
         else:
             normed, mean, rstd = self.norm.statistics(attended)
-        slope = activation_derivative_(self.activation, linear(normed, self.fc1_weight, self.fc1_bias))
-        grad = (slope[:, None] * (grad_output @ self.fc2_weight)) @ self.fc1_weight
+        derivative = activation_derivative_(self.activation, linear(normed, self.fc1_weight, self.fc1_bias))
+        grad = (derivative[:, None] * (grad_output @ self.fc2_weight)) @ self.fc1_weight
         if self.norm is not None:
             grad = self.norm.gradient(((attended - mean) * rstd)[:, None], rstd[:, None], grad)
         return grad + grad_output
