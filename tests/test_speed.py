@@ -175,7 +175,7 @@ def test_without_the_original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (["--models", "open_clip:ViT-B-17"], "open_clip has no model 'ViT-B-17'; one such as ViT-B-16 is expected"),
         (["--models", "open_clip:RN50"], "cannot be explained"),
         (["--models", "timm:resnet50"], "timm:resnet50 cannot be explained"),
-        (["--methods", "legrad,grad"], "--methods grad is none of legrad, legrad_autograd"),
+        (["--methods", "legrad,grad"], "--methods grad is none of legrad, legrad_last"),
         (["--device", "cuda:99"], "--device cuda:99 is not on this machine; cpu is, for example"),
         (["--device", "abacus"], "--device abacus is not on this machine"),
         (["--dtype", "float33"], "--dtype float33 is none of float32, tf32, bfloat16, float16"),
