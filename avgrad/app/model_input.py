@@ -9,8 +9,8 @@ import streamlit as st
 from avgrad.app.model_pool import BUNDLED
 from avgrad.app.session import MISTAKES, Session
 from avgrad.app.style import plain
-from avgrad.localizer import Model
 from avgrad.models.checkpoints import checkpoint_path
+from avgrad.models.model import Model
 
 _HUGE = "imagebind_huge"
 _CLIP = "CLIP of open_clip"

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import streamlit as st
 
-from avgrad.localizer import Model
+from avgrad.models.model import Model
 from avgrad.models.registry import load
 
 P = ParamSpec("P")

@@ -13,7 +13,8 @@ from avgrad.app.question import Question
 from avgrad.app.spectrogram import Spectrogram, draw_sound
 from avgrad.errors import CheckpointError, MediaError, UnsupportedModelError
 from avgrad.localization import Localization
-from avgrad.localizer import Localizer, Model
+from avgrad.localizer import Localizer
+from avgrad.models.model import Model
 from avgrad.prompts import Prompt
 from avgrad.scenes.samples import samples
 

@@ -8,7 +8,7 @@ from functools import cache
 from typing import NamedTuple
 
 from avgrad.localization import Localization
-from avgrad.models.registry import MINI
+from avgrad.models.imagebind import MINI
 
 
 class Verdict(NamedTuple):
