@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
-from avgrad.localizer import Model
+from avgrad.models.model import Model
 from avgrad.models.registry import load
 
 P = ParamSpec("P")

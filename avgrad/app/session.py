@@ -13,8 +13,9 @@ from avgrad.app.model_pool import ModelPool
 from avgrad.drawing import PALETTE, SoundImage, draw_sound
 from avgrad.errors import InputError
 from avgrad.localization import Localization
-from avgrad.localizer import Localizer, Model
+from avgrad.localizer import Localizer
 from avgrad.media import load_image
+from avgrad.models.model import Model
 from avgrad.prompts import Prompt
 from avgrad.scenes.samples import Sample, samples
 

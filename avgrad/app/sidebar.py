@@ -10,8 +10,8 @@ from avgrad.app.model_pool import BUNDLED, ModelPool
 from avgrad.app.session import Session
 from avgrad.app.style import plain
 from avgrad.errors import InputError
-from avgrad.localizer import Model
 from avgrad.models.checkpoints import checkpoint_path
+from avgrad.models.model import Model
 
 _HUGE = "imagebind_huge"
 _CLIP = "CLIP of open_clip"
