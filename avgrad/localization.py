@@ -30,7 +30,8 @@ OVERLAYS = 32  # overlays that `save` writes by default
 SIDE = 1024  # of the longer side of a saved overlay, in pixels
 _BAND = 1 << 18  # pixels blended at once, which bounds the memory
 _MAX_JPEG = 65_500  # pixels of a side of a JPEG
-_KEPT = "layers model method options normalized_first name device dtype versions seconds".split()  # fields in the JSON
+# fields that are kept in the JSON as they are
+_KEPT = ("layers", "model", "method", "normalized_first", "name", "device", "dtype", "options", "versions", "seconds")
 
 
 def blend(image: Image.Image, heat: np.ndarray, opacity: float = 0.75, colormap: str = "turbo") -> Image.Image:
@@ -163,16 +164,18 @@ class Localization:
         return boxes
 
     def peak(self, index: int) -> tuple[int, int]:
-        """Column and row of the hottest pixel of prompt `index`."""
-        index = range(len(self.prompts))[index]
-        if index not in self._peaks:
-            row, column = divmod(int(self.heatmap(index).argmax()), self.image.width)
-            self._peaks[index] = column, row
+        """Column and row of the hottest pixel of prompt `index`, the first where several are."""
         return self._peaks[index]
 
     @cached_property
-    def _peaks(self) -> dict[int, tuple[int, int]]:
-        return {}
+    def _peaks(self) -> list[tuple[int, int]]:
+        """All peaks, without upsampling: between two cells of the grid heatmaps are linear in x and in y, so that the
+        hottest pixel is the first or the last one between two cells."""
+        rows, down = _ends(self.maps.shape[-2], self.image.height)
+        columns, right = _ends(self.maps.shape[-1], self.image.width)
+        values = (down @ self.maps.double() @ right.T).flatten(1)
+        places = (divmod(place, len(columns)) for place in values.argmax(1).tolist())
+        return [(columns[x], rows[y]) for y, x in places]
 
     def overlay(self, index: int = 0, opacity: float = 0.75, colormap: str = "turbo") -> Image.Image:
         """The image with the heatmap of prompt `index` laid over it, as an RGB image of the same size.
@@ -353,6 +356,24 @@ class Localization:
 
 def _short(label: str) -> str:
     return label if len(label) <= 40 else label[:39] + "…"
+
+
+def _ends(cells: int, pixels: int) -> tuple[list[int], Tensor]:
+    """The first and the last pixel between each two cells of a row that is bilinearly upsampled.
+
+    Returns:
+        Their places, ascending, and what they take from each cell, float64 `[len(places), cells]`.
+    """
+    position = ((torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5).clamp(0, cells - 1)
+    lower = position.long()
+    changed = lower.diff() != 0
+    ends = torch.ones(pixels, dtype=torch.bool)
+    ends[1:-1] = changed[1:] | changed[:-1]
+    places = ends.nonzero()[:, 0]
+    position, lower = position[places], lower[places]
+    share = (position - lower)[:, None]
+    one_hot = torch.eye(cells, dtype=torch.float64)
+    return places.tolist(), one_hot[lower] * (1 - share) + one_hot[(lower + 1).clamp_max(cells - 1)] * share
 
 
 def _check_threshold(threshold: float) -> None:

@@ -188,7 +188,7 @@ class Localizer:
             what = "sounds" if modality == "audio" else "texts"
             taken = " and ".join([*self.model.modalities, "image"])
             raise UnsupportedModelError(
-                f"{self.model.name} takes {taken} prompts, not {what}; ImageBind models such as imagebind_huge take them"
+                f"{self.model.name} takes {taken} prompts, not {what}; ImageBind models such as imagebind_huge do"
             )
 
     def _prompts(self, prompts: Prompt | Iterable[Prompt] | None, sources: Mapping[str, Any]) -> list[Prompt]:

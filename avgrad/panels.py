@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SIDE = 224  # of the longer side of one tile, in pixels
 COLUMNS = 8
+PROMPTS = 32  # that a panel shows at most, the first ones
 _GAP, _LINE, _SIZE = 8, 24, 14
 _PAPER, _INK = (255, 255, 255), (24, 27, 32)
 
@@ -86,7 +87,7 @@ def method_panel(results: Sequence[Localization]) -> Image.Image:
                 f"{prompt.label} ({prompt.modality}), {first.model}, score {score:.3f}",
                 [("the image", first.image), *((result.method, result.overlay(index)) for result in small)],
             )
-            for index, (prompt, score) in enumerate(zip(first.prompts, first.scores.tolist(), strict=True))
+            for index, (prompt, score) in enumerate(zip(first.prompts[:PROMPTS], first.scores.tolist(), strict=False))
         ]
     )
 
@@ -101,7 +102,7 @@ def layer_panel(result: Localization) -> Image.Image:
     layered = small.layer_maps.shape[1] == len(small.layers)
     layers = [replace(small, maps=maps) for maps in small.layer_maps.unbind(1)] if layered else []
     sections = []
-    for index, prompt in enumerate(small.prompts):
+    for index, prompt in enumerate(small.prompts[:PROMPTS]):
         tiles = [("the image", small.image)]
         tiles += [(f"layer {k}", layer.overlay(index)) for k, layer in zip(small.layers, layers, strict=False)]
         tiles.append((small.method, small.overlay(index)))

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from configparser import ConfigParser
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +165,7 @@ def test_what_cannot_be_answered_is_said(session: Session) -> None:
 
 def test_a_layer_alone_is_the_localizers(session: Session) -> None:
     answer = found(session, DRUM)
-    alone = layer_alone(answer.result, 2, answer.localizer.model.vision)
+    alone = layer_alone(answer.result, 2)
     localizer = Localizer("mini", layers=[2])
     localizer.set_image(samples()[0].image)
     expected = localizer.localize(text="a drum")
@@ -206,7 +207,8 @@ def test_together_every_prompt_has_its_colour(session: Session) -> None:
     result = found(session, DRUM, FROG).result
     heat = torch.zeros_like(result.heatmaps)
     heat[0, :100, :100], heat[1, 200:, 200:] = 1, 1
-    result = type(result)(**{**result.__dict__, "heatmaps": heat})
+    result = replace(result)
+    result.__dict__["heatmaps"] = heat  # where the property keeps them
     pixels = np.asarray(together(result, PALETTE, Display(1.0, outlined=False), [False, False]))
     assert tuple(pixels[50, 50]) == PALETTE[0]
     assert tuple(pixels[300, 300]) == PALETTE[1]
@@ -225,7 +227,7 @@ def test_verdicts_rise_with_the_score(session: Session) -> None:
     for verdict, score in zip(verdicts(result), result.scores.tolist(), strict=True):
         assert verdict.probability == probability("mini", score)
         assert verdict.absent == (verdict.probability < 0.5)
-    other = type(result)(**{**result.__dict__, "model": "imagebind_huge", "scores": torch.tensor([0.1, 0.3])})
+    other = replace(result, model="imagebind_huge", scores=torch.tensor([0.1, 0.3]))
     assert [verdict.words.split(" (")[0] for verdict in verdicts(other)] == [
         "fits the image less well than the best of the texts",
         "fits the image best of the 2 texts",
@@ -245,7 +247,7 @@ def test_the_python_lines_give_the_same(session: Session, tmp_path: Path, monkey
     noise = Question("noise.wav", "audio", Path("noise.wav").read_bytes(), "audio/wav", "'noise.wav'")
     answer, _ = session.localize(image, [noise, DRUM])
     assert answer is not None
-    shown = layer_alone(answer.result, 3, answer.localizer.model.vision)
+    shown = layer_alone(answer.result, 3)
     names: dict[str, object] = {}
     exec(python_code(answer, Display(0.6, "viridis", 0.4), 3), names)
     again = names["result"]

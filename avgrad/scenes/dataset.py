@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from avgrad.errors import InputError
 from avgrad.scenes.classes import CLASSES
 from avgrad.scenes.images import draw_scene, scene_rng
 from avgrad.scenes.sounds import SAMPLE_RATE, mix_sound
@@ -26,7 +27,7 @@ PROMPT_COLUMNS: dict[Prompting, str] = {"sound": "vggsound_file", "speech": "spe
 _JPEG_QUALITY = 95
 
 
-class DatasetError(ValueError):
+class DatasetError(InputError):
     """A data set cannot be written as asked."""
 
 
