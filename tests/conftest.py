@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from golden.files import Golden
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.loading import save_random_checkpoint
-from golden.files import Golden
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import zipfile
@@ -13,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from golden.files import Golden
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from avgrad.errors import CheckpointError
@@ -22,7 +21,6 @@ from avgrad.models.checkpoints import cache_folder, checkpoint_path, read_checkp
 from avgrad.models.imagebind import ImageBind
 from benchmarks.loading import byte_ranges, read, save_random_checkpoint
 from benchmarks.speed import main
-from golden.files import Golden
 
 SHAPES = {"a": (3, 5), "b.weight": (7,), "scale": ()}
 

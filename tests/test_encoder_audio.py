@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
+from golden.files import Golden
 
 from avgrad.encoders.audio import SAMPLE_RATE, _block, _resample, clip_times, log_mel, log_mel_clips
 from avgrad.errors import MediaError
 from avgrad.media import Audio, open_audio
-from golden.files import Golden
 
 RECORDINGS = ("dog", "car", "bird")
 
@@ -50,10 +50,10 @@ def test_reference_spectrograms(name: str, golden: Golden) -> None:
     with open_audio(golden.samples / f"{name}_audio.wav") as audio:
         actual = log_mel_clips(audio)
     assert actual.shape == (3, 1, 128, 204) and actual.dtype == torch.float32
-    # The rounding of a float32 FFT depends on the processor. It is a part of the frame's loudest band, about the same in
-    # every band: below one unit in the last place of that band's amplitude (a fifth was measured between processors).
-    # In bands far fainter than the loudest one the logarithm magnifies it, since d log(a^2) = 2 da / a. All other
-    # differences stay below 2e-5.
+    # The rounding errors of a float32 FFT depend on the processor and are about the same in every band: below one
+    # float32 epsilon of the amplitude of the frame's loudest band (a fifth of that was measured between two processors).
+    # In bands far fainter than the loudest one the logarithm amplifies them, since d log(a^2) = 2 da / a. Everything
+    # else agrees to 2e-5.
     log_energy = 9.138 * expected.double() - 4.268
     loudest = log_energy.amax(dim=-2, keepdim=True)
     rounding = 2**-23 * ((loudest - log_energy) / 2).exp()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from golden.files import Golden
 from torchmetrics.functional.classification import binary_average_precision
 
 from eval.metrics import RECALL_LEVELS, prompted_segmentation, score_class
-from golden.files import Golden
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from golden.files import Golden, sampled
 from torch import Tensor
 
 from avgrad import attribute
@@ -15,7 +16,6 @@ from avgrad.engine.view import Block
 from avgrad.media import load_image
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.open_clip import OpenClip
-from golden.files import Golden, sampled
 
 
 @pytest.fixture(scope="module")

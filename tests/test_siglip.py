@@ -9,6 +9,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from golden.files import Golden
 from open_clip.timm_model import TimmModel
 from PIL import Image
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from avgrad.engine.view import ViTView
 from avgrad.errors import UnsupportedModelError
 from avgrad.models.open_clip import OpenClip, vision_view
 from avgrad.models.timm_view import trunk_view
-from golden.files import Golden
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 TRUNK = {"img_size": 64, "patch_size": 16, "embed_dim": 48, "depth": 3, "num_heads": 4, "num_classes": 0}

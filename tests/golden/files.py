@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from golden import frozen
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-
-from golden import frozen
 
 VARIABLE = "AVGRAD_GOLDEN"
 

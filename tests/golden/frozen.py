@@ -1,7 +1,7 @@
 """The frozen generator: weights, inputs and samples of the golden values, drawn again instead of being stored.
 
-Every tensor is a function of its file's name, its key and its shape alone. It needs numpy only, and no function whose last
-bit differs between processors: `numpy.random.RandomState.random_sample` never changes, and the rest is IEEE arithmetic.
+Every tensor is a function of its file's name, its key and its shape alone. This needs numpy only, and no function whose
+last bit differs between processors: `RandomState.random_sample` never changes, and the rest is IEEE arithmetic.
 """
 
 from __future__ import annotations

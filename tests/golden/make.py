@@ -21,13 +21,11 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, this file has only its own folder there
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from golden import frozen
 from safetensors.torch import save_file
 from torch import Tensor, nn
-
-from golden import frozen
 
 STEP = 3  # every third row and column of heatmaps and pixels is stored; it meets every place within a patch
 IMAGEBIND = {
@@ -57,10 +55,10 @@ Values = dict[str, Tensor]
 
 
 def bare_package(name: str) -> Path:
-    """Put an installed package's folder in the place of the package, whose `__init__` imports what installs hardly anywhere.
+    """Put an empty package in the place of an installed one, whose `__init__` imports what installs hardly anywhere.
 
     Returns:
-        The folder; its modules can be imported from now on.
+        The package's folder; its modules can be imported from now on.
     """
     spec = importlib.util.find_spec(name)
     if spec is None or spec.submodule_search_locations is None:
@@ -77,7 +75,11 @@ def imagebind_model() -> nn.Module:
 
 def imagebind_layout() -> dict[str, list[int]]:
     """Shapes of the vision, audio and text towers."""
-    return {key: list(value.shape) for key, value in imagebind_model().state_dict().items() if key.split(".")[1] in ("vision", "audio", "text")}
+    return {
+        key: list(value.shape)
+        for key, value in imagebind_model().state_dict().items()
+        if key.split(".")[1] in ("vision", "audio", "text")
+    }
 
 
 def imagebind_small(weights: Weights, inputs: Values) -> Values:
@@ -219,7 +221,11 @@ def openclip_small(weights: Weights, inputs: Values) -> Values:
     with torch.no_grad():
         embedding = open_clip_model(weights, False).encode_image(inputs["image"])
     maps = {}
-    for key, layer, image in (("map_from_0", 0, "image"), ("map_from_-2", -2, "image"), ("map_96_from_0", 0, "image_96")):
+    for key, layer, image in (
+        ("map_from_0", 0, "image"),
+        ("map_from_-2", -2, "image"),
+        ("map_96_from_0", 0, "image_96"),
+    ):
         maps[key] = legrad(open_clip_model(weights, False), layer, inputs[image], inputs["text"])
     return {"image_embedding": embedding, **maps}
 
@@ -250,9 +256,7 @@ def siglip_small(weights: Weights, inputs: Values) -> Values:
             text_cfg=open_clip.CLIPTextCfg(**OPEN_CLIP["text_cfg"]),  # type: ignore[arg-type]
         )
         with torch.device("meta"):
-            clip.visual = TimmModel(
-                "vit_base_patch16_siglip_224", embed_dim=96, image_size=64, pool="map", proj="none"
-            )
+            clip.visual = TimmModel("vit_base_patch16_siglip_224", embed_dim=96, image_size=64, pool="map", proj="none")
         clip.visual.trunk = siglip_trunk(weights)
         return clip.eval()
 
@@ -260,9 +264,7 @@ def siglip_small(weights: Weights, inputs: Values) -> Values:
         values = {"image_embedding": siglip_trunk(weights)(inputs["image"])}
     empty = {"empty_embedding": inputs["empty_text"].T}  # its tokenizer would be downloaded
     for key, on in (("map_correction_0", False), ("map_correction_1", True)):
-        values[key] = legrad(
-            model(), 0, inputs["image"], inputs["text"], apply_correction=on, attributes=empty
-        )
+        values[key] = legrad(model(), 0, inputs["image"], inputs["text"], apply_correction=on, attributes=empty)
     return values
 
 
