@@ -50,8 +50,8 @@ def test_reference_spectrograms(name: str, golden: Golden) -> None:
     with open_audio(golden.samples / f"{name}_audio.wav") as audio:
         actual = log_mel_clips(audio)
     assert actual.shape == (3, 1, 128, 204) and actual.dtype == torch.float32
-    # The rounding errors of a float32 FFT depend on the processor and are about the same in every band: below one
-    # float32 epsilon of the amplitude of the frame's loudest band (a fifth of that was measured between two processors).
+    # The rounding errors of a float32 FFT depend on the processor and are about the same in every band: less than one
+    # float32 epsilon of the amplitude of the frame's loudest band (a fifth of that between the two processors tried).
     # In bands far fainter than the loudest one the logarithm amplifies them, since d log(a^2) = 2 da / a. Everything
     # else agrees to 2e-5.
     log_energy = 9.138 * expected.double() - 4.268
