@@ -55,18 +55,9 @@ def test_an_altered_value_fails(tmp_path: Path) -> None:
     values = load_file(OWN / name)
     values["dog_audio"][1, 0, 64, 100] += 1e-4
     save_file(values, tmp_path / name, metadata)
+    command = "-m pytest -q -p no:cacheprovider tests/test_encoder_audio.py -k reference"
     result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "tests/test_encoder_audio.py",
-            "-k",
-            "reference",
-        ],
+        [sys.executable, *command.split()],
         cwd=Path(__file__).parents[1],
         env={**os.environ, VARIABLE: str(tmp_path)},
         capture_output=True,
