@@ -1,4 +1,4 @@
-"""Held-out figures during training: small and quick; `python -m eval.scenes` gives those of the protocol."""
+"""Evaluation on held-out data during training: small and quick; the benchmarks in `eval` measure more closely."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from avgrad.scenes.texts import texts
 
 
 class HeldOut:
-    """Scenes, sounds, voices and texts that training never draws.
+    """Scenes, sounds, voices and texts that training does not use.
 
     Args:
-        number: of scenes.
+        number: number of scenes.
         size: side of their images in pixels.
     """
 
@@ -69,7 +69,7 @@ class HeldOut:
 
     @torch.no_grad()
     def accuracy(self, model: ImageBind, anchors: Tensor) -> dict[str, float]:
-        """Share of sounds and of spoken names whose nearest anchor `[K, D]` is that of their own class."""
+        """Share of sounds and of spoken names whose nearest anchor `[K, D]` is their own class's."""
         accuracy = {}
         for name in ("sound", "speech"):
             nearest = (self._embeddings(model, name) @ anchors.T).argmax(-1)
@@ -77,7 +77,7 @@ class HeldOut:
         return accuracy
 
     def _embeddings(self, model: ImageBind, modality: str) -> Tensor:
-        """Held-out prompts of each class, `[K, n, D]`."""
+        """Embeddings of each class's held-out prompts, `[K, n, D]`."""
         if modality == "text":
             return torch.stack([model.encode_text(texts(k, "heldout")).mean(0) for k in range(len(CLASSES))])[:, None]
         sounds = self.sounds if modality == "sound" else self.speech
