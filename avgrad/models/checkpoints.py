@@ -129,7 +129,8 @@ def byte_offsets(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) ->
 
     Returns:
         Offsets in bytes; keys are left out whose tensor is not one run of the file's bytes, as where a
-        transposed tensor or one of the other byte order was saved.
+        transposed tensor or one of the other byte order was saved, and all of a `.pth` file where torch is too old to
+        tell.
     """
     with open(path, "rb", buffering=0) as file:
         head = file.read(8)
