@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -195,7 +196,10 @@ def _matching(pattern: str, listing: Callable[[Family], Mapping[str, T]]) -> dic
         found = _find(prefix + colon)
         groups = [] if found is None else [found]
     else:
-        groups = families()
+        head = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+        families()
+        fitting = {key: group for key, group in FAMILIES.items() if key.startswith(head) or head.startswith(key)}
+        groups = list(dict.fromkeys(fitting.values()))
     return {name: value for group in groups for name, value in listing(group).items() if fnmatchcase(name, pattern)}
 
 
