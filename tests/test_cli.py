@@ -103,6 +103,7 @@ def test_options(folder: Path) -> None:
         (["scene.jpg", "--text", "a", "--out", "dog.wav/below"], "cannot be written"),
         (["x" * 5000, "--text", "a"], "File name too long"),
         (["scene.jpg", "--text", "a", "--checkpoint", "x" * 5000], "File name too long"),
+        (["scene.jpg", "--text", "a", "--model", "open_clip:ViT-B-16/" + "x" * 5000], "File name too long"),
         (["scene.jpg", "--audio", "\udcff.wav"], "does not exist"),
         (["scene.jpg", "--text", "\udcff"], "not valid Unicode"),
         (["scene.jpg", "--text", "a", "--model", "\udcff"], "there is no model"),
