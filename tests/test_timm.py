@@ -119,7 +119,7 @@ def test_localizing_classes() -> None:
     image = Image.effect_noise((96, 64), 80).convert("RGB")
     localizer = Localizer(model)
     localizer.set_image(image)
-    result = localizer.localize(text=["tabby", "282"], image_prompts=image)
+    result = localizer.localize(text=["tabby", "282"], image=image)
     assert [(prompt.label, prompt.modality) for prompt in result.prompts] == [
         ("tabby", "text"),
         ("282", "text"),
