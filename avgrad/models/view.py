@@ -9,14 +9,14 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from avgrad.engine.view import ViTView
 from avgrad.errors import UnsupportedModelError
 
-Build = Callable[[nn.Module, str], ViTView]
+Build = Callable[[Any, str], ViTView]
 
 BUILDERS: dict[str, Build] = {}  # by qualified name of the module's class
 # Hooks of these modules read what a layer gives and change nothing.
@@ -26,8 +26,8 @@ HARMLESS_HOOKS = ("transformers.utils.output_capturing",)
 def views(*classes: str) -> Callable[[Build], Build]:
     """Registers a function that makes the view of modules of some classes.
 
-    The function takes a module and its name for errors, and returns a view that was held against the module's own
-    embedding, or raises UnsupportedModelError.
+    The function takes a module and its name for errors, and returns a view that it has proved with `check_view`, or
+    raises UnsupportedModelError with what is not known; parts do not know the model's name, and `build_view` adds it.
 
     Args:
         *classes: qualified names, such as "timm.models.vision_transformer.VisionTransformer". Subclasses are not
@@ -62,73 +62,87 @@ def view(module: nn.Module) -> ViTView:
     name = type(module).__name__
     if module.training:
         raise UnsupportedModelError(f"{name} is in training mode; call its eval() first")
-    return builder(module)(module, name)
+    return build_view(module, name)
 
 
-def builder(module: nn.Module) -> Build:
-    """The registered function that makes the view of a module.
+def build_view(module: nn.Module, name: str) -> ViTView:
+    """The same for a model that `avgrad.load` gives.
+
+    Args:
+        module: the model or its image tower.
+        name: what errors call it.
 
     Raises:
-        UnsupportedModelError: none is registered for its class.
+        UnsupportedModelError: as `view`.
     """
+    build = find_builder(type(module))
+    if build is None:
+        raise UnsupportedModelError(f"{name} cannot be explained: {_unknown(type(module))}")
+    try:
+        return build(module, name)
+    except UnsupportedModelError as error:
+        if "cannot be explained" in str(error):
+            raise
+        raise UnsupportedModelError(f"{name} cannot be explained: {error}") from None
+
+
+def find_builder(cls: type) -> Build | None:
+    """The function registered for a class of modules; None for none."""
     import avgrad.models
 
-    qualified = _qualified(type(module))
-    library = qualified.partition(".")[0]
-    if qualified not in BUILDERS:
+    if _qualified(cls) not in BUILDERS:
         for found in pkgutil.iter_modules(avgrad.models.__path__):
             if not found.ispkg:
                 import_module(f"avgrad.models.{found.name}")
-    if qualified in BUILDERS:
-        return BUILDERS[qualified]
-    known = sorted(name.rpartition(".")[2] for name in BUILDERS if name.startswith(f"{library}."))
-    expected = f"{library}'s {', '.join(known)}" if known else "a model of timm, open_clip or transformers"
-    parent = next((base for base in type(module).__mro__ if _qualified(base) in BUILDERS), None)
-    what = f"a subclass of {parent.__name__}, and what it changes is not known" if parent else "not known"
-    raise UnsupportedModelError(
-        f"{type(module).__name__} cannot be explained: it is {what}; {expected} is expected"
-    )
+    return BUILDERS.get(_qualified(cls))
+
+
+def _unknown(cls: type) -> str:
+    parent = next((base for base in cls.__mro__ if _qualified(base) in BUILDERS), None)
+    if parent is not None:
+        return f"it is a subclass of {parent.__name__}, and what that changes is not known"
+    library = cls.__module__.partition(".")[0]
+    known = sorted({name.rpartition(".")[2] for name in BUILDERS if name.startswith(f"{library}.")})
+    expected = f"one of {library}'s {', '.join(known)}" if known else "a model of timm, open_clip or transformers"
+    return f"it is a {cls.__name__}, and {expected} is expected"
 
 
 def _qualified(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def check_unwrapped(module: nn.Module, name: str) -> None:
+def check_unwrapped(*towers: nn.Module | None) -> None:
     """Refuses a module whose layers do something else than their classes say: hooks, a replaced `forward`,
     parametrizations, quantized or sharded weights, weights of several dtypes.
 
     Args:
-        module: the image tower.
-        name: of the model, for errors.
+        *towers: the image tower, and what it needs besides.
 
     Raises:
         UnsupportedModelError: naming the layer.
     """
-    for path, layer in module.named_modules():
-        where = f"{path} ({type(layer).__name__})" if path else type(layer).__name__
-        found = None
-        hooks = [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values()]
-        if any(getattr(hook, "__module__", None) not in HARMLESS_HOOKS for hook in hooks):
-            found = "has a hook"
-        elif "forward" in vars(layer):
-            found = "has a replaced forward"
-        elif hasattr(layer, "parametrizations"):
-            found = "is parametrized"
-        for key, weight in layer.named_parameters(recurse=False):
-            if type(weight) is not nn.Parameter or not weight.is_floating_point():
-                found = f"has a {key} that is no plain floating-point parameter"
-        if found:
-            raise UnsupportedModelError(f"{name} cannot be explained: its layer {where} {found}")
-    dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in module.parameters()})
+    dtypes = set()
+    for tower in towers:
+        for path, layer in [] if tower is None else tower.named_modules():
+            found = _wrapped(layer)
+            if found:
+                where = f"{path} ({type(layer).__name__})" if path else type(layer).__name__
+                raise UnsupportedModelError(f"its layer {where} {found}")
+            dtypes.update(weight.dtype for weight in layer.parameters(recurse=False))
     if len(dtypes) > 1:
-        raise UnsupportedModelError(
-            f"{name} cannot be explained: its weights are of several dtypes ({', '.join(dtypes)}); one is expected, as "
-            "`module.to(dtype)` gives"
-        )
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        raise UnsupportedModelError(f"its weights are of several dtypes ({names}); module.to(dtype) gives one")
 
 
-def small_image(height: int, width: int, like: Tensor) -> Tensor:
-    """Pixels `[1, 3, height, width]` of a random image, the same at each call, on a weight's device and in its dtype."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, 3, height, width, generator=generator).to(like.device, like.dtype)
+def _wrapped(layer: nn.Module) -> str | None:
+    hooks = [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values()]
+    if any(getattr(hook, "__module__", None) not in HARMLESS_HOOKS for hook in hooks):
+        return "has a hook"
+    if "forward" in vars(layer):
+        return "has a replaced forward"
+    if hasattr(layer, "parametrizations"):
+        return "is parametrized"
+    for key, weight in layer.named_parameters(recurse=False):
+        if type(weight) is not nn.Parameter or not weight.is_floating_point():
+            return f"has a {key} that is no plain floating-point parameter"
+    return None
