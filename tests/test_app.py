@@ -20,15 +20,13 @@ import soundfile
 import torch
 from PIL import Image
 
-from avgrad.app.image import MAX_SIDE, read_image, sample_image
+from avgrad.app.details import mask_image, python_code
+from avgrad.app.heatmaps import Display, fitted, layer_alone, overlay, together
 from avgrad.app.model_pool import ModelPool
-from avgrad.app.overlays import Display, fitted, layer_alone, mask_image, overlay, together
-from avgrad.app.question import COLOURS, Question
-from avgrad.app.recipe import recipe
+from avgrad.app.prompts import verdicts
 from avgrad.app.server import SETTINGS, arguments
-from avgrad.app.session import Answer, Session
-from avgrad.app.spectrogram import BAR, MAX_SECONDS, MEL, WAVE, WIDTH, draw_sound
-from avgrad.app.verdict import probability, verdicts
+from avgrad.app.session import MAX_SIDE, Answer, Question, Session, read_image, sample_image
+from avgrad.drawing import BAR_HEIGHT, MAX_SECONDS, MEL_HEIGHT, PALETTE, WAVE_HEIGHT, WIDTH, draw_sound
 from avgrad.errors import MediaError
 from avgrad.localizer import Localizer
 from avgrad.models.registry import load
@@ -52,7 +50,7 @@ def session(model_pool: ModelPool) -> Session:
 
 
 def found(session: Session, *questions: Question) -> Answer:
-    answer, refused = session.look(sample_image(0), questions)
+    answer, refused = session.localize(sample_image(0), questions)
     assert answer is not None
     assert not refused
     return answer
@@ -90,14 +88,14 @@ def test_spectrogram_marks_the_clips() -> None:
     assert drawn.duration == pytest.approx(5)
     assert drawn.clips == ((0.0, 2.0), (1.0, 3.0), (2.0, 4.0))
     pixels = np.asarray(Image.open(io.BytesIO(drawn.png)))
-    assert pixels.shape == (WAVE + MEL + 3 * BAR, WIDTH, 4)
+    assert pixels.shape == (WAVE_HEIGHT + MEL_HEIGHT + 3 * BAR_HEIGHT, WIDTH, 4)
     for number, (begin, end) in enumerate(drawn.clips):
-        bar = np.flatnonzero(pixels[WAVE + MEL + number * BAR + BAR // 2, :, 3])
+        bar = np.flatnonzero(pixels[WAVE_HEIGHT + MEL_HEIGHT + number * BAR_HEIGHT + BAR_HEIGHT // 2, :, 3])
         assert (bar.min(), bar.max() + 1) == (round(begin / 5 * WIDTH), round(end / 5 * WIDTH))
-    spectrogram = pixels[WAVE : WAVE + MEL, :, :3].astype(float).sum(-1)
+    spectrogram = pixels[WAVE_HEIGHT : WAVE_HEIGHT + MEL_HEIGHT, :, :3].astype(float).sum(-1)
     brightest = spectrogram[:, 100].argmax()
     top = 15 + 27 * math.log(8) / math.log(6.4)  # 8 kHz on Slaney's mel scale, where 1 kHz is 15
-    assert brightest == pytest.approx(MEL * (1 - 15 / top), abs=3)
+    assert brightest == pytest.approx(MEL_HEIGHT * (1 - 15 / top), abs=3)
     assert spectrogram[:, 600].max() < 0.5 * spectrogram[:, 100].max()
 
 
@@ -112,8 +110,11 @@ def test_sounds_of_all_lengths_are_drawn(seconds: float, rate: int) -> None:
 def test_of_long_sounds_the_clips_are_marked() -> None:
     seconds = 2 * MAX_SECONDS
     pixels = np.asarray(Image.open(io.BytesIO(draw_sound(wav(tone(seconds, 4_000), 4_000), "long.wav").png)))
-    assert not pixels[: WAVE + MEL].any()
-    starts = [np.flatnonzero(pixels[WAVE + MEL + number * BAR + BAR // 2, :, 3]).min() for number in range(3)]
+    assert not pixels[: WAVE_HEIGHT + MEL_HEIGHT].any()
+    starts = [
+        np.flatnonzero(pixels[WAVE_HEIGHT + MEL_HEIGHT + number * BAR_HEIGHT + BAR_HEIGHT // 2, :, 3]).min()
+        for number in range(3)
+    ]
     assert starts == [0, pytest.approx(WIDTH / 3, abs=2), pytest.approx(WIDTH * 2 / 3, abs=3)]
 
 
@@ -144,21 +145,21 @@ def test_a_new_prompt_repeats_nothing(session: Session) -> None:
     set_image, encode = localizer.set_image, localizer.encode
     localizer.set_image = lambda *given: (calls.append("image"), set_image(*given))[1]  # type: ignore[method-assign]
     localizer.encode = lambda *given, **more: (calls.append(str(more) + str(given)), encode(*given, **more))[1]  # type: ignore[method-assign]
-    first, _ = session.look(image, [DRUM])
-    again, _ = session.look(image, [DRUM])
-    session.look(image, [DRUM, FROG])
+    first, _ = session.localize(image, [DRUM])
+    again, _ = session.localize(image, [DRUM])
+    session.localize(image, [DRUM, FROG])
     assert again is first
     assert calls.count("image") == 1
     assert sum("drum" in call for call in calls) == 1
 
 
 def test_what_cannot_be_answered_is_said(session: Session) -> None:
-    answer, refused = session.look(sample_image(0), [Question("broken.wav", "audio", b"RIFF"), DRUM])
+    answer, refused = session.localize(sample_image(0), [Question("broken.wav", "audio", b"RIFF"), DRUM])
     assert answer is not None
     assert answer.questions == (DRUM,)
     assert len(refused) == 1
     assert refused[0].startswith("broken.wav is")
-    assert session.look(sample_image(0), []) == (None, [])
+    assert session.localize(sample_image(0), []) == (None, [])
 
 
 def test_a_layer_alone_is_the_localizers(session: Session) -> None:
@@ -174,10 +175,10 @@ def test_a_layer_alone_is_the_localizers(session: Session) -> None:
 
 def test_baselines_are_the_methods(session: Session) -> None:
     answer = found(session, DRUM, FROG)
-    baseline = session.baseline(answer, 1, "cosine")
+    baseline = session.compare(answer, 1, "cosine")
     assert baseline.method == "cosine"
     assert [prompt.label for prompt in baseline.prompts] == ["the frog"]
-    assert session.baseline(answer, 1, "cosine") is baseline
+    assert session.compare(answer, 1, "cosine") is baseline
 
 
 # ------------------------------------------------------------------ showing
@@ -206,12 +207,12 @@ def test_together_every_prompt_has_its_colour(session: Session) -> None:
     heat = torch.zeros_like(result.heatmaps)
     heat[0, :100, :100], heat[1, 200:, 200:] = 1, 1
     result = type(result)(**{**result.__dict__, "heatmaps": heat})
-    pixels = np.asarray(together(result, COLOURS, Display(1.0, outlined=False), [False, False]))
-    assert tuple(pixels[50, 50]) == COLOURS[0]
-    assert tuple(pixels[300, 300]) == COLOURS[1]
-    faint = np.asarray(together(result, COLOURS, Display(1.0, outlined=True), [False, True]))
-    assert np.abs(faint[300, 300].astype(int) - np.array(COLOURS[1])).max() > 20
-    assert not (faint[190:, 190:] == COLOURS[1]).all(-1).any()
+    pixels = np.asarray(together(result, PALETTE, Display(1.0, outlined=False), [False, False]))
+    assert tuple(pixels[50, 50]) == PALETTE[0]
+    assert tuple(pixels[300, 300]) == PALETTE[1]
+    faint = np.asarray(together(result, PALETTE, Display(1.0, outlined=True), [False, True]))
+    assert np.abs(faint[300, 300].astype(int) - np.array(PALETTE[1])).max() > 20
+    assert not (faint[190:, 190:] == PALETTE[1]).all(-1).any()
 
 
 def test_verdicts_rise_with_the_score(session: Session) -> None:
@@ -242,11 +243,11 @@ def test_the_python_lines_give_the_same(session: Session, tmp_path: Path, monkey
     assert image.shrunk
     assert image.image.size == (MAX_SIDE, MAX_SIDE // 2)
     noise = Question("noise.wav", "audio", Path("noise.wav").read_bytes(), "audio/wav", "'noise.wav'")
-    answer, _ = session.look(image, [noise, DRUM])
+    answer, _ = session.localize(image, [noise, DRUM])
     assert answer is not None
     shown = layer_alone(answer.result, 3, answer.localizer.model.vision)
     names: dict[str, object] = {}
-    exec(recipe(answer, Display(0.6, "viridis", 0.4), 3), names)
+    exec(python_code(answer, Display(0.6, "viridis", 0.4), 3), names)
     again = names["result"]
     torch.testing.assert_close(again.heatmaps, shown.heatmaps, atol=1e-4, rtol=0)  # type: ignore[attr-defined]
     assert (np.asarray(names["mask"]) == shown.mask(0.4).numpy()).mean() > 0.9999

@@ -10,19 +10,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile
 from matplotlib import colormaps
 from PIL import Image
-from playwright.sync_api import Browser, expect
 
-from avgrad.app.image_input import FIRST
-from avgrad.app.question import MAX_QUESTIONS
+from avgrad.app.image import FIRST
+from avgrad.app.session import MAX_QUESTIONS
 from avgrad.models.registry import load
 from avgrad.scenes.samples import SIZE, SampleObject, samples
-from tests.browser import ROOT, Server, Visit, chromium, serving, wav
+from tests.browser import ROOT, Server, Visit, chromium, expect, serving, wav
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # where the README's images of the page go, if this environment variable names a folder
 SCREENSHOTS = os.environ.get("AVGRAD_SCREENSHOTS")

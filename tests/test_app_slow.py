@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, expect
 
 from avgrad.engine.methods import list_methods
 from avgrad.scenes.samples import samples
-from tests.browser import Server, Visit, chromium, serving, wav
+from tests.browser import Server, Visit, chromium, expect, serving, wav
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.slow
 

@@ -22,6 +22,7 @@ from avgrad.errors import CheckpointError, PromptError, UnsupportedModelError
 from avgrad.models.checkpoints import not_loaded
 from avgrad.models.labels import Labels
 from avgrad.models.open_clip import EMPTY_PROMPT
+from avgrad.models.registry import Entry, Family, Source, family
 from avgrad.models.view import build_view, find_builder
 
 if TYPE_CHECKING:
@@ -221,3 +222,31 @@ def _preprocess(processor: Any, view: ViTView, name: str) -> Preprocess:
         resampling="bilinear" if bilinear else "bicubic",
         squash=not getattr(processor, "do_center_crop", False),
     )
+
+
+@family("hf:NAME")
+class HuggingFaceFamily(Family):
+    """transformers' models, by their names on the hub or from folders."""
+
+    def load(
+        self, name: str, *, checkpoint: Source | None, device: torch.device, dtype: torch.dtype, towers: Sequence[str]
+    ) -> HuggingFace:
+        if checkpoint is not None:
+            raise CheckpointError(f"hf:{name} takes no checkpoint; name its folder instead, as hf:FOLDER")
+        return HuggingFace.from_pretrained(name, device=device, dtype=dtype)
+
+    def names(self) -> list[str]:
+        return [f"hf:{name}" for name in MODELS]
+
+    def entries(self) -> list[Entry]:
+        from huggingface_hub import try_to_load_from_cache
+
+        needs = "" if find_spec("transformers") else "needs `pip install avgrad[transformers]`; "
+        return [
+            Entry(
+                f"hf:{name}",
+                ("class",) if name in CLASSIFIERS else () if name in HEADLESS else ("text",),
+                needs + ("here" if isinstance(try_to_load_from_cache(name, "config.json"), str) else "fetched when first used"),
+            )
+            for name in MODELS
+        ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from avgrad.encoders.image import CLIP_MEAN, CLIP_STD, Preprocess
 from avgrad.errors import UnsupportedModelError
 from avgrad.models.checkpoints import not_loaded
+from avgrad.models.registry import Entry, Family, Source, describe_weights, family
 from avgrad.models.view import build_view
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class OpenClip:
     """
 
     modalities = ("text",)
+    calibration = None  # its logit scale compares texts with each other; it tells no probability
 
     def __init__(
         self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor] | None = None, name: str = "open_clip"
@@ -214,3 +217,29 @@ def _is_cached(config: dict[str, Any]) -> bool:
             return True
     url = str(config.get("url") or "")
     return bool(url) and (Path.home() / ".cache" / "clip" / Path(url).name).is_file()
+
+
+@family("open_clip:ARCHITECTURE/WEIGHTS")
+class OpenClipFamily(Family):
+    """open_clip's models."""
+
+    def load(
+        self, name: str, *, checkpoint: Source | None, device: torch.device, dtype: torch.dtype, towers: Sequence[str]
+    ) -> OpenClip:
+        architecture, _, weights = name.partition("/")
+        return OpenClip.from_pretrained(
+            architecture, os.fspath(checkpoint) if checkpoint else weights, device=device, dtype=dtype
+        )
+
+    def names(self) -> list[str]:
+        return [f"open_clip:{architecture}/{tag}" for architecture, tags in pretrained().items() for tag in tags]
+
+    def entries(self) -> list[Entry]:
+        lines = []
+        for architecture, tags in pretrained().items():
+            needs = "needs `pip install transformers`; " if needs_transformers(architecture) else ""
+            lines.append(Entry(f"open_clip:{architecture}/...", ("text",), needs + describe_weights(tags)))
+        return lines
+
+    def refused(self) -> list[tuple[str, str]]:
+        return refused()

@@ -18,6 +18,7 @@ from avgrad.encoders.image import Preprocess
 from avgrad.engine.view import ViTView
 from avgrad.errors import MediaError, UnsupportedModelError
 from avgrad.models.checkpoints import not_loaded
+from avgrad.models.registry import Entry, Family, Source, describe_weights, family
 from avgrad.models.timm_view import trunk_view
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class TimmClassifier:
     """
 
     modalities = ("text",)
+    calibration = None
 
     def __init__(self, model: nn.Module, name: str = "timm") -> None:
         from timm.data.config import resolve_model_data_config
@@ -270,3 +272,22 @@ def _is_cached(config: Any) -> bool:
         if any(isinstance(try_to_load_from_cache(config.hf_hub_id, file), str) for file in files):
             return True
     return bool(config.url) and (Path(get_dir()) / "checkpoints" / Path(config.url).name).is_file()
+
+
+@family("timm:NAME")
+class TimmFamily(Family):
+    """timm's vision transformers."""
+
+    def load(
+        self, name: str, *, checkpoint: Source | None, device: torch.device, dtype: torch.dtype, towers: Sequence[str]
+    ) -> TimmClassifier:
+        return TimmClassifier.from_pretrained(name, checkpoint=checkpoint, device=device, dtype=dtype)
+
+    def names(self) -> list[str]:
+        return [f"timm:{architecture}.{tag}" for architecture, tags in pretrained().items() for tag in tags]
+
+    def entries(self) -> list[Entry]:
+        return [
+            Entry(f"timm:{architecture}.TAG", ("class",), describe_weights(tags))
+            for architecture, tags in pretrained().items()
+        ]
