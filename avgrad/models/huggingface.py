@@ -20,6 +20,7 @@ from avgrad.encoders.image import CLIP_MEAN, CLIP_STD, Preprocess
 from avgrad.engine.view import ViTView
 from avgrad.errors import CheckpointError, PromptError, UnsupportedModelError
 from avgrad.models.checkpoints import not_loaded
+from avgrad.models.huggingface_names import CLASSIFIERS, HEADLESS, WITH_TEXTS
 from avgrad.models.labels import Labels
 from avgrad.models.open_clip import EMPTY_PROMPT
 from avgrad.models.registry import Entry, Family, Source, family
@@ -236,17 +237,15 @@ class HuggingFaceFamily(Family):
         return HuggingFace.from_pretrained(name, device=device, dtype=dtype)
 
     def names(self) -> list[str]:
-        return [f"hf:{name}" for name in MODELS]
+        return [f"hf:{name}" for name in (*WITH_TEXTS, *CLASSIFIERS, *HEADLESS)]
 
     def entries(self) -> list[Entry]:
         from huggingface_hub import try_to_load_from_cache
 
         needs = "" if find_spec("transformers") else "needs `pip install avgrad[transformers]`; "
-        return [
-            Entry(
-                f"hf:{name}",
-                ("class",) if name in CLASSIFIERS else () if name in HEADLESS else ("text",),
-                needs + ("here" if isinstance(try_to_load_from_cache(name, "config.json"), str) else "fetched when first used"),
-            )
-            for name in MODELS
-        ]
+        lines = []
+        for names, modalities in ((WITH_TEXTS, ("text",)), (CLASSIFIERS, ("class",)), (HEADLESS, ())):
+            for name in names:
+                here = isinstance(try_to_load_from_cache(name, "config.json"), str)
+                lines.append(Entry(f"hf:{name}", modalities, needs + ("here" if here else "fetched when first used")))
+        return lines

@@ -166,6 +166,11 @@ def pretrained() -> dict[str, dict[str, bool]]:
 @cache
 def refusal(architecture: str) -> str | None:
     """Why an architecture of open_clip cannot be explained; None if it can. Nothing is fetched."""
+    import open_clip
+
+    vision = open_clip.get_model_config(architecture)["vision_cfg"]
+    if vision.get("timm_model_name"):
+        return _trunk_refusal(vision["timm_model_name"], vision.get("timm_pool") or None)
     try:
         build_view(_shell(architecture), architecture)
     except UnsupportedModelError as error:
@@ -173,16 +178,31 @@ def refusal(architecture: str) -> str | None:
     return None
 
 
+@cache
+def _trunk_refusal(trunk: str, pool: str | None) -> str | None:
+    """The same of a trunk of timm, of which one block is built."""
+    from avgrad.models.timm_names import refusal as timm_refusal
+    from avgrad.models.timm_names import shell
+    from avgrad.models.timm_view import trunk_view
+
+    reason = timm_refusal(trunk)
+    if reason is None and pool is not None:
+        try:
+            trunk_view(shell(trunk, global_pool=pool), trunk)
+        except UnsupportedModelError as error:
+            reason = str(error)
+    return None if reason is None else reason.partition(": ")[2]
+
+
 def _shell(architecture: str) -> nn.Module:
-    """An image tower without weights, with one block where that is possible: enough to tell whether it can be
+    """An image tower of open_clip's own without weights and with one block only: enough to tell whether it can be
     explained."""
     import open_clip
     from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
     config = open_clip.get_model_config(architecture)
-    vision = dict(config["vision_cfg"])
-    if isinstance(vision.get("layers"), int):
-        vision["layers"] = 1
+    layers = config["vision_cfg"].get("layers")
+    vision = {**config["vision_cfg"], "layers": 1 if isinstance(layers, int) else layers}
     with torch.device("meta"):
         visual: nn.Module = _build_vision_tower(
             config["embed_dim"], CLIPVisionCfg(**vision), config.get("quick_gelu", False)

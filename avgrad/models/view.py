@@ -6,15 +6,14 @@ that it knows, so that no library is imported before a module of it is given.
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 from torch import nn
 
 from avgrad.engine.view import ViTView
 from avgrad.errors import UnsupportedModelError
+from avgrad.models.registry import families
 
 Build = Callable[[Any, str], ViTView]
 
@@ -88,12 +87,8 @@ def build_view(module: nn.Module, name: str) -> ViTView:
 
 def find_builder(cls: type) -> Build | None:
     """The function registered for a class of modules; None for none."""
-    import avgrad.models
-
     if _qualified(cls) not in BUILDERS:
-        for found in pkgutil.iter_modules(avgrad.models.__path__):
-            if not found.ispkg:
-                import_module(f"avgrad.models.{found.name}")
+        families()  # imports every file of this folder
     return BUILDERS.get(_qualified(cls))
 
 
