@@ -16,7 +16,7 @@ from avgrad.models.checkpoints import checkpoint_path
 if TYPE_CHECKING:
     from avgrad.models.imagebind import ImageBind
     from avgrad.models.open_clip import OpenClip
-    from avgrad.models.timm import TimmClassifier
+    from avgrad.models.timm import TimmModel
 
 MINI = Path(__file__).with_name("mini") / "mini.safetensors"
 
@@ -28,7 +28,7 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     towers: Sequence[str] = ("vision", "audio", "text"),
-) -> ImageBind | OpenClip | TimmClassifier:
+) -> ImageBind | OpenClip | TimmModel:
     """A model by name, ready to use.
 
     Args:
@@ -58,9 +58,9 @@ def load(
             architecture, os.fspath(checkpoint) if checkpoint else weights, device=device, dtype=dtype
         )
     if library == "timm" and rest:
-        from avgrad.models.timm import TimmClassifier
+        from avgrad.models.timm import TimmModel
 
-        return TimmClassifier.from_pretrained(rest, checkpoint=checkpoint, device=device, dtype=dtype)
+        return TimmModel.from_pretrained(rest, checkpoint=checkpoint, device=device, dtype=dtype)
     raise UnsupportedModelError(
         f"there is no model {name!r}; there are mini, imagebind_huge, open_clip:ARCHITECTURE/WEIGHTS and timm:NAME "
         "(`avgrad models` lists them)"
