@@ -15,5 +15,6 @@ from .errors import UnsupportedModelError as UnsupportedModelError
 from .localization import Localization as Localization
 from .localizer import Localizer as Localizer
 from .localizer import localize as localize
+from .models.registry import list_models as list_models
 from .models.registry import load as load
 from .prompts import Prompt as Prompt

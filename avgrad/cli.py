@@ -207,13 +207,13 @@ def models() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from avgrad.models.registry import available
+    from avgrad.models.registry import entries
 
     table = Table()
     table.add_column("model", overflow="fold")
     table.add_column("prompts")
     table.add_column("weights", overflow="fold")
-    for entry in available():
+    for entry in entries():
         table.add_row(entry.name, ", ".join(entry.modalities), entry.weights)
     Console().print(table)
 

@@ -6,20 +6,19 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from avgrad.encoders.audio import log_mel_clips
-from avgrad.encoders.image import Preprocess
 from avgrad.encoders.text import encode_labels
 from avgrad.engine.attribute import Prepared, explain, prepare, resolve_correction
 from avgrad.engine.methods import Pooling, check_options, check_pooling, get_method, resolve_layers
-from avgrad.engine.view import ViTView
 from avgrad.errors import MediaError, UnsupportedModelError
 from avgrad.localization import Localization
 from avgrad.media import load_image, open_audio
+from avgrad.models.model import Model
 from avgrad.models.registry import load
 from avgrad.prompts import Prompt
 
@@ -29,21 +28,6 @@ if TYPE_CHECKING:
 
     ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]
     AudioSource = str | os.PathLike[str] | bytes | tuple[Tensor | np.ndarray[Any, Any], int]
-
-
-class Model(Protocol):
-    """What a Localizer needs of a model; `avgrad.load` gives such ones."""
-
-    name: str
-    preprocess: Preprocess
-
-    @property
-    def modalities(self) -> tuple[str, ...]: ...
-    @property
-    def vision(self) -> ViTView: ...
-    def encode_text(self, texts: Sequence[str]) -> Tensor: ...
-    def encode_image(self, pixels: Tensor) -> Tensor: ...
-    def pixels(self, image: Image.Image) -> Tensor: ...
 
 
 class Localizer:

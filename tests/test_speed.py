@@ -148,7 +148,6 @@ def test_memory(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_original(tmp_path: Path) -> None:
     """The original is timed where it is, up to the number of prompts that was said, and does what we do."""
-    pytest.importorskip("legrad")
     document = run(tmp_path, "--prompts", "1,2,3", "--original", "2", "--batch", "1,2")
     found = [(row["label"], row["batch"]) for row in document["rows"] if row["kind"] == "original"]
     assert found == [("original legrad_torch, 1 prompt", 1), ("original legrad_torch, 2 prompts", 1)]

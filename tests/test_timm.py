@@ -210,7 +210,7 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
 
 
 def test_listing() -> None:
-    listed = {entry.name: entry for entry in registry.available()}
+    listed = {entry.name: entry for entry in registry.entries()}
     assert "augreg2_in21k_ft_in1k" in listed["timm:vit_base_patch16_224.TAG"].weights
     assert listed["timm:deit_base_patch16_224.TAG"].modalities == ("class",)
     assert "transformers" in listed["open_clip:ViT-B-16-SigLIP/..."].weights

@@ -1,6 +1,8 @@
 from . import checkpoints as checkpoints
+from . import devices as devices
 from . import download as download
 from . import imagebind as imagebind
+from . import model as model
 from . import open_clip as open_clip
 from . import registry as registry
 from . import timm as timm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -24,10 +25,14 @@ from avgrad.engine.view import ViTView, interpolate_positions
 from avgrad.errors import UnsupportedModelError
 from avgrad.models import timm
 from avgrad.models.checkpoints import not_loaded
-from avgrad.models.timm_view import Refuse, trunk_view
+from avgrad.models.registry import Entry, Family, Source, describe_weights, family
+from avgrad.models.timm_names import MODULES, module_of
+from avgrad.models.timm_view import trunk_view
 
 if TYPE_CHECKING:
     from PIL import Image
+
+Refuse = Callable[[str], UnsupportedModelError]
 
 
 # Names nothing: what a model that pools by attention sees for it, it sees for every prompt (LeGrad paper, B.5).
@@ -48,6 +53,7 @@ class OpenClip:
     """
 
     modalities = ("text",)
+    calibration = None  # its logit scale compares texts with each other; it tells no probability
 
     def __init__(
         self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor] | None = None, name: str = "open_clip"
@@ -352,7 +358,7 @@ def _is_expressible(config: dict[str, Any]) -> bool:
 def _is_timm_expressible(vision: dict[str, Any]) -> bool:
     """The same of an image tower of timm, from one block of it."""
     architecture = vision["timm_model_name"]
-    if not timm.is_plain(architecture) or vision.get("timm_proj") == "mlp":
+    if module_of(architecture) not in MODULES or vision.get("timm_proj") == "mlp":
         return False
     try:
         trunk_view(timm.shell(architecture, global_pool=vision.get("timm_pool") or None), architecture)
@@ -379,3 +385,26 @@ def _is_cached(config: dict[str, Any]) -> bool:
             return True
     url = str(config.get("url") or "")
     return bool(url) and (Path.home() / ".cache" / "clip" / Path(url).name).is_file()
+
+
+@family("open_clip:ARCHITECTURE/WEIGHTS")
+class OpenClipFamily(Family):
+    """open_clip's models."""
+
+    def load(
+        self, name: str, *, checkpoint: Source | None, device: torch.device, dtype: torch.dtype, towers: Sequence[str]
+    ) -> OpenClip:
+        architecture, _, weights = name.partition("/")
+        return OpenClip.from_pretrained(
+            architecture, os.fspath(checkpoint) if checkpoint else weights, device=device, dtype=dtype
+        )
+
+    def names(self) -> list[str]:
+        return [f"open_clip:{architecture}/{tag}" for architecture, tags in pretrained().items() for tag in tags]
+
+    def entries(self) -> list[Entry]:
+        lines = []
+        for architecture, tags in pretrained().items():
+            needs = "needs `pip install transformers`; " if needs_transformers(architecture) else ""
+            lines.append(Entry(f"open_clip:{architecture}/...", ("text",), needs + describe_weights(tags)))
+        return lines

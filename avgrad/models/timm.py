@@ -17,16 +17,13 @@ from avgrad.encoders.image import Preprocess
 from avgrad.engine.view import ViTView
 from avgrad.errors import PromptError, UnsupportedModelError
 from avgrad.models.checkpoints import not_loaded
-from avgrad.models.timm_names import pretrained, refusal, refused, shell
+from avgrad.models.registry import Entry, Family, Source, describe_weights, family
+from avgrad.models.timm_names import has_classes, is_projection, pretrained, refusal, refused, shell
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["TimmModel", "pretrained", "refusal", "refused", "shell"]
-
-# Parts of the names of models whose head is a projection into the embeddings of a CLIP-like model, unless they were
-# fine-tuned on classes afterwards.
-_PROJECTED = ("clip", "pe_core", "_mci_", "vitamin")
+__all__ = ["TimmFamily", "TimmModel", "pretrained", "refusal", "refused", "shell"]
 
 
 class TimmModel:
@@ -51,13 +48,15 @@ class TimmModel:
         UnsupportedModelError: the view cannot express the model.
     """
 
+    calibration = None
+
     def __init__(self, model: nn.Module, name: str = "timm") -> None:
         from timm.data.config import resolve_model_data_config
 
         from avgrad.models.timm_view import model_view
 
         self.name, self.model = name, model.eval().requires_grad_(False)
-        projection = _is_projection(model)
+        projection = is_projection(getattr(model, "pretrained_cfg", None) or {}, getattr(model, "num_classes", 0))
         self.vision: ViTView = model_view(model, name, projection=projection)
         has_classes = isinstance(model.get_submodule("head"), nn.Linear) and not projection
         self.modalities: tuple[str, ...] = ("text",) if has_classes else ()
@@ -196,12 +195,28 @@ class TimmModel:
         return pixels
 
 
-def _is_projection(model: Any) -> bool:
-    """Whether a model's head is the projection of a CLIP-like model: by timm's name of its weights, as long as the head
-    is as wide as these say and its outputs are not the classes of a known subset of ImageNet."""
-    from timm.data.imagenet_info import infer_imagenet_subset
+@family("timm:NAME")
+class TimmFamily(Family):
+    """timm's vision transformers."""
 
-    config = dict(getattr(model, "pretrained_cfg", None) or {})
-    known = any(part in f"{config.get('architecture', '')}_" for part in _PROJECTED)
-    width = getattr(model, "num_classes", 0)
-    return known and width == config.get("num_classes") and infer_imagenet_subset({"num_classes": width}) is None
+    def load(
+        self, name: str, *, checkpoint: Source | None, device: torch.device, dtype: torch.dtype, towers: Sequence[str]
+    ) -> TimmModel:
+        return TimmModel.from_pretrained(name, checkpoint=checkpoint, device=device, dtype=dtype)
+
+    def names(self) -> list[str]:
+        return [f"timm:{architecture}.{tag}" for architecture, tags in pretrained().items() for tag in tags]
+
+    def entries(self) -> list[Entry]:
+        # tags of one architecture differ in whether a classifier came with them
+        return [
+            Entry(
+                f"timm:{architecture}.TAG",
+                ("class",) if any(has_classes(f"{architecture}.{tag}") for tag in tags) else ("image",),
+                describe_weights(tags),
+            )
+            for architecture, tags in pretrained().items()
+        ]
+
+    def refused(self) -> list[tuple[str, str]]:
+        return [(f"timm:{name}", reason) for name, reason in refused()]

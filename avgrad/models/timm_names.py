@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,10 @@ REASONS = {
     "xcit": _CHANNELS,
 }
 _OTHER = "it is not a vision transformer"
+
+# Parts of the names of models whose head is a projection into the embeddings of a CLIP-like model, unless they were
+# fine-tuned on classes afterwards.
+_PROJECTED = ("clip", "pe_core", "_mci_", "vitamin")
 
 
 def module_of(architecture: str) -> str:
@@ -178,6 +183,28 @@ def pretrained() -> dict[str, dict[str, bool]]:
         if config is not None and _reason(architecture) is None:
             models.setdefault(architecture, {})[tag] = _is_cached(config)
     return models
+
+
+def is_projection(config: Mapping[str, Any], width: int) -> bool:
+    """Whether a model's head is the projection of a CLIP-like model: by timm's name of its weights, as long as the head
+    is as wide as these say and its outputs are not the classes of a known subset of ImageNet.
+
+    Args:
+        config: timm's configuration of the weights.
+        width: of the head.
+    """
+    from timm.data.imagenet_info import infer_imagenet_subset
+
+    known = any(part in f"{config.get('architecture', '')}_" for part in _PROJECTED)
+    return known and width == config.get("num_classes") and infer_imagenet_subset({"num_classes": width}) is None
+
+
+def has_classes(full: str) -> bool:
+    """Whether weights, named with their tag, come with a classifier."""
+    import timm
+
+    config = timm.get_pretrained_cfg(full)
+    return bool(config and config.num_classes) and not is_projection(config.to_dict(), config.num_classes)
 
 
 def _is_cached(config: Any) -> bool:
