@@ -25,7 +25,7 @@ def _font() -> ImageFont.FreeTypeFont:
     from PIL import ImageFont
 
     # Pillow's own font has Latin letters alone
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), _SIZE)
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), _SIZE)
 
 
 def _fitted(words: str, room: int) -> str:

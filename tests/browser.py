@@ -153,7 +153,7 @@ def chromium(microphone: Path) -> Iterator[Browser]:
 
 
 def _launch(playwright: Playwright, microphone: Path) -> Browser | None:
-    """The first browser that starts: installed on this machine, playwright's own, or playwright's own downloaded now."""
+    """The first that starts of this machine's browsers and playwright's own, which is downloaded if it is missing."""
     from playwright.sync_api import Error
 
     arguments = [

@@ -1,4 +1,4 @@
-"""The pieces of the page, without a browser."""
+"""The parts of the page, without a browser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import threading
 import time
 import weakref
 from configparser import ConfigParser
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,6 +58,10 @@ def found(session: Session, *questions: Question) -> Answer:
     return answer
 
 
+def with_scores(answer: Answer, scores: list[float]) -> Answer:
+    return replace(answer, result=replace(answer.result, scores=torch.tensor(scores)))
+
+
 def tone(seconds: float, rate: int = 16_000) -> np.ndarray:
     return 0.5 * np.sin(2 * np.pi * 1000 * np.arange(round(seconds * rate)) / rate)
 
@@ -73,10 +79,19 @@ def test_settings_by_hand_are_those_of_the_command() -> None:
     assert "--server.headless=true" in arguments(1234, "localhost", False)
 
 
-def test_import_and_help_stay_free_of_streamlit() -> None:
-    program = "import sys, avgrad.cli, avgrad.localizer; print('streamlit' in sys.modules)"
+def test_streamlit_is_imported_by_the_page_only() -> None:
+    program = "import sys, avgrad.cli, avgrad.app.server, avgrad.app.session; print('streamlit' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_without_streamlit_the_command_says_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['streamlit'] = None; sys.argv = ['avgrad', 'app']; import avgrad.cli as c; c.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, "app"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "avgrad: the page needs streamlit: pip install 'avgrad[app]'\n"
 
 
 # ------------------------------------------------------------------ sounds
@@ -124,7 +139,7 @@ def test_bad_sounds_are_refused_by_name() -> None:
             draw_sound(content, "x.wav")
 
 
-# ------------------------------------------------------------------ looking
+# ------------------------------------------------------------------ answers
 
 
 def test_answers_are_the_localizers(session: Session) -> None:
@@ -138,7 +153,7 @@ def test_answers_are_the_localizers(session: Session) -> None:
 
 
 def test_a_new_prompt_repeats_nothing(session: Session) -> None:
-    """The image's forward pass runs once, each prompt is encoded once, and an unchanged question is not asked."""
+    """The image's forward pass runs once, each prompt is encoded once, and an unchanged question costs nothing."""
     image, calls = sample_image(0), []
     localizer = session._localizer
     assert localizer is not None
@@ -153,7 +168,7 @@ def test_a_new_prompt_repeats_nothing(session: Session) -> None:
     assert sum("drum" in call for call in calls) == 1
 
 
-def test_what_cannot_be_answered_is_said(session: Session) -> None:
+def test_prompts_that_cannot_be_used_are_named(session: Session) -> None:
     answer, refused = session.localize(sample_image(0), [Question("broken.wav", "audio", b"RIFF"), DRUM])
     assert answer is not None
     assert answer.questions == (DRUM,)
@@ -173,15 +188,15 @@ def test_a_layer_alone_is_the_localizers(session: Session) -> None:
     torch.testing.assert_close(alone.layer_maps, expected.layer_maps, atol=1e-6, rtol=1e-4)
 
 
-def test_baselines_are_the_methods(session: Session) -> None:
+def test_compare_gives_the_methods(session: Session) -> None:
     answer = found(session, DRUM, FROG)
-    baseline = session.compare(answer, 1, "cosine")
-    assert baseline.method == "cosine"
-    assert [prompt.label for prompt in baseline.prompts] == ["the frog"]
-    assert session.compare(answer, 1, "cosine") is baseline
+    other = session.compare(answer, 1, "cosine")
+    assert other.method == "cosine"
+    assert [prompt.label for prompt in other.prompts] == ["the frog"]
+    assert session.compare(answer, 1, "cosine") is other
 
 
-# ------------------------------------------------------------------ showing
+# ------------------------------------------------------------------ images and words
 
 
 def test_overlays(session: Session) -> None:
@@ -206,7 +221,7 @@ def test_together_every_prompt_has_its_colour(session: Session) -> None:
     result = found(session, DRUM, FROG).result
     heat = torch.zeros_like(result.heatmaps)
     heat[0, :100, :100], heat[1, 200:, 200:] = 1, 1
-    result = type(result)(**{**result.__dict__, "heatmaps": heat})
+    result = replace(result, heatmaps=heat)
     pixels = np.asarray(together(result, PALETTE, Display(1.0, outlined=False), [False, False]))
     assert tuple(pixels[50, 50]) == PALETTE[0]
     assert tuple(pixels[300, 300]) == PALETTE[1]
@@ -216,24 +231,29 @@ def test_together_every_prompt_has_its_colour(session: Session) -> None:
 
 
 def test_verdicts_rise_with_the_score(session: Session) -> None:
-    chances = [probability("mini", score) for score in (-0.5, 0.0, 0.2, 0.4, 0.9)]
-    assert all(chance is not None for chance in chances)
-    assert chances == sorted(chances)  # type: ignore[type-var]
-    assert 0 <= chances[0] < 0.5 < chances[-1] <= 1  # type: ignore[operator]
-    assert probability("imagebind_huge", 0.9) is None
-    result = found(session, DRUM, FROG).result
-    for verdict, score in zip(verdicts(result), result.scores.tolist(), strict=True):
-        assert verdict.probability == probability("mini", score)
-        assert verdict.absent == (verdict.probability < 0.5)
-    other = type(result)(**{**result.__dict__, "model": "imagebind_huge", "scores": torch.tensor([0.1, 0.3])})
-    assert [verdict.words.split(" (")[0] for verdict in verdicts(other)] == [
-        "fits the image less well than the best of the texts",
+    calibration = session.model("mini").calibration
+    assert calibration is not None
+    answer = found(session, DRUM, FROG)
+    scores = [-0.5, 0.0, 0.2, 0.4, 0.9]
+    verdicts_of = [verdicts(with_scores(answer, [score, 0.0]))[0] for score in scores]
+    assert [verdict.probability for verdict in verdicts_of] == [
+        pytest.approx(calibration.probability(score), abs=1e-6) for score in scores
+    ]
+    assert [verdict.absent for verdict in verdicts_of] == [calibration.probability(score) < 0.5 for score in scores]
+    assert (verdicts_of[0].absent, verdicts_of[-1].absent) == (True, False)
+
+
+def test_without_calibration_scores_are_compared(session: Session) -> None:
+    other = SimpleNamespace(model=SimpleNamespace(calibration=None))
+    answer = replace(with_scores(found(session, DRUM, FROG), [0.1, 0.3]), localizer=other)  # type: ignore[arg-type]
+    assert [verdict.words for verdict in verdicts(answer)] == [
+        "fits the image less well than the best of the texts (0.200 below it)",
         "fits the image best of the 2 texts",
     ]
-    assert not any(verdict.absent for verdict in verdicts(other))
+    assert all(verdict.probability is None and not verdict.absent for verdict in verdicts(answer))
 
 
-def test_the_python_lines_give_the_same(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_code_gives_the_same(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a large image and files of one's own, and one layer alone."""
     rng = np.random.default_rng(0)
     monkeypatch.chdir(tmp_path)
@@ -278,8 +298,8 @@ def test_one_computation_at_a_time(model_pool: ModelPool) -> None:
     assert most == 1
 
 
-def test_a_model_is_shared_and_then_freed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loaded once for all visitors; kept while one of them uses it, and freed when the last one changes to another."""
+def test_a_model_is_shared_and_then_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded once for all sessions, kept while one uses it, released when the last one changes to another."""
     loads: list[str] = []
 
     def loading(name: str) -> object:
@@ -302,22 +322,22 @@ def test_a_model_is_shared_and_then_freed(monkeypatch: pytest.MonkeyPatch) -> No
     assert loads == ["large", "mini", "other"]
 
 
-def test_nobody_waits_while_another_ones_model_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched = threading.Event()
+def test_a_download_blocks_no_other_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    downloaded = threading.Event()
 
     def loading(name: str) -> object:
-        if name == "far away":
-            assert fetched.wait(60)
+        if name == "remote":
+            assert downloaded.wait(60)
         return load("mini")
 
     monkeypatch.setattr("avgrad.app.model_pool.load", loading)
     model_pool = ModelPool()
     Session(model_pool).model("mini")
-    patient = threading.Thread(target=Session(model_pool).model, args=("far away",))
-    patient.start()
+    waiting = threading.Thread(target=Session(model_pool).model, args=("remote",))
+    waiting.start()
     other = Session(model_pool)
     other.model("mini")
     found(other, DRUM)
-    assert patient.is_alive()
-    fetched.set()
-    patient.join()
+    assert waiting.is_alive()
+    downloaded.set()
+    waiting.join()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
 import timm
 import torch
+from golden.files import Golden
 from open_clip.timm_model import TimmModel
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from avgrad import Localizer, Prompt, attribute
@@ -82,21 +79,17 @@ def _check_closed_form(view: ViTView, prompts: Tensor) -> None:
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> tuple[ViTView, dict[str, Tensor]]:
-    weights = load_file(shared / "golden" / "siglip_small.weights.safetensors")
-    path = shared / "golden" / "siglip_small.io.safetensors"
-    with safe_open(path, "pt") as file:
-        config = json.loads(file.metadata()["timm"])
-    trunk = timm.create_model("vit_base_patch16_224", **config)
-    trunk.load_state_dict(weights)
-    values = load_file(path)
+def siglip_small(golden: Golden) -> tuple[ViTView, dict[str, Tensor]]:
+    values, metadata = golden.values("siglip_small")
+    trunk = timm.create_model("vit_base_patch16_224", **metadata["timm"])
+    trunk.load_state_dict(golden.weights("siglip_small"))
     view = trunk_view(trunk.eval().requires_grad_(False), "siglip_small")
     return replace(view, empty_prompt=values["empty_text"][0]), values
 
 
 @pytest.mark.parametrize("method", ["legrad", "legrad_autograd"])
-def test_reference_maps(golden: tuple[ViTView, dict[str, Tensor]], method: str) -> None:
-    view, values = golden
+def test_reference_maps(siglip_small: tuple[ViTView, dict[str, Tensor]], method: str) -> None:
+    view, values = siglip_small
     for correction, key in (("default", "map_correction_1"), (0.8, "map_correction_1")):
         maps = attribute(view, values["image"], values["text"], method, correction=correction)  # type: ignore[arg-type]
         torch.testing.assert_close(maps[0], values[key], rtol=0, atol=1e-5)

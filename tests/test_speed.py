@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 import avgrad
-from avgrad.models.timm import TimmClassifier
+from avgrad.models.timm import TimmModel
 from benchmarks import original
 from benchmarks.models import build
 from benchmarks.rows import Row, task
@@ -148,7 +148,6 @@ def test_memory(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_original(tmp_path: Path) -> None:
     """The original is timed where it is, up to the number of prompts that was said, and does what we do."""
-    pytest.importorskip("legrad")
     document = run(tmp_path, "--prompts", "1,2,3", "--original", "2", "--batch", "1,2")
     found = [(row["label"], row["batch"]) for row in document["rows"] if row["kind"] == "original"]
     assert found == [("original legrad_torch, 1 prompt", 1), ("original legrad_torch, 2 prompts", 1)]
@@ -208,7 +207,7 @@ def test_plain_forward_is_of_the_same_model(model: str) -> None:
         pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             plain, ours = subject.plain(size)(pixels), subject.view.encode(pixels)
-            if isinstance(subject.model, TimmClassifier):  # it ends in logits
+            if isinstance(subject.model, TimmModel):  # it ends in logits
                 plain = plain - subject.model.model.get_parameter("head.bias")
                 lengths = plain.norm(dim=-1) / (ours @ subject.model.model.get_parameter("head.weight").T).norm(dim=-1)
                 ours = lengths[:, None] * ours @ subject.model.model.get_parameter("head.weight").T

@@ -61,10 +61,11 @@ def serve(port: int, address: str, show: bool) -> None:
 
 def _warm_up() -> None:
     """Does what takes long the first time: imports, loading the bundled model, a first answer."""
+    import avgrad.app.page  # noqa: F401
     from avgrad.app.heatmaps import Display, jpeg, overlay
     from avgrad.app.model_pool import BUNDLED
-    from avgrad.app.page import the_model_pool
     from avgrad.app.session import Question, Session, sample_image
+    from avgrad.app.sidebar import the_model_pool
     from avgrad.scenes.samples import samples
 
     session, obj = Session(the_model_pool()), samples()[0].objects[0]
