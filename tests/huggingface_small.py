@@ -28,9 +28,9 @@ TEXT = {
     "num_attention_heads": 4,
     "vocab_size": 99,
     "max_position_embeddings": 20,
-    "bos_token_id": 0,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
     "eos_token_id": 2,
-    "pad_token_id": 1,
 }
 
 
@@ -59,7 +59,11 @@ class Small:
         """The oracle's maps `[B, P, L, patches]`."""
         parts: Any = (lambda: self.own(pixels), self.blocks, self.head, prompts)
         options: Any = {"num_prefix_tokens": self.num_prefix_tokens, "cosine": self.cosine}
-        return oracle.legrad_pooled(*parts, **options) if self.pooled else oracle.legrad(*parts, **options, pooling=pooling)
+        return (
+            oracle.legrad_pooled(*parts, **options)
+            if self.pooled
+            else oracle.legrad(*parts, **options, pooling=pooling)
+        )
 
 
 def _read(model: Any, layers: Sequence[nn.Module], pixels: Tensor, **options: Any) -> Tensor:
