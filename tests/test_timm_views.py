@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from library_oracle import in_float64, timm_at_size, timm_features, timm_legrad
 from timm.layers import GluMlp
-from timm.models import vision_transformer
 from torch import Tensor
 
 from avgrad import attribute
