@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from avgrad.errors import InputError
-from eval.metrics import ClassScore, score_class, thresholds_between
+from eval.metrics.prompted_segmentation import ClassScore, score_class, thresholds_between
 from eval.report import latex, markdown
 from eval.results import NORMALIZATIONS, Normalization, class_names, heatmaps, unpack_masks
 from eval.store import Array, Records, RunError, RunFolder

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from avgrad.errors import MediaError
 from avgrad.files import write_atomic
-from eval.metrics import RECALL_LEVELS
+from eval.metrics.prompted_segmentation import RECALL_LEVELS
 from eval.results import Figures, class_names, heatmaps, unpack_masks
 from eval.store import Array, Records
 

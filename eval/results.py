@@ -20,7 +20,7 @@ from torch import Tensor
 from avgrad.engine.attribute import min_max, upsample
 from avgrad.files import write_atomic
 from eval.dataset import DataError
-from eval.metrics import ClassScore, SegmentationScore, score_class
+from eval.metrics.prompted_segmentation import ClassScore, SegmentationScore, score_class
 from eval.runner import cpu_threads
 from eval.store import Array, Records, RunFolder
 

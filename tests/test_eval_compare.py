@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from eval.ade20k_data import Ade20k
 from eval.compare import _Counts, app, bootstrap, common, compare
-from eval.metrics import score_class
+from eval.metrics.prompted_segmentation import score_class
 from eval.report import latex, markdown
 from eval.runner import Settings, evaluate
 from eval.store import Records, RunError

@@ -16,7 +16,7 @@ from avgrad.encoders.image import center_crop
 from avgrad.media import open_audio
 from eval.ade20k_data import Ade20k, as_stored
 from eval.dataset import DataError
-from eval.metrics import Array
+from eval.metrics.prompted_segmentation import Array
 from eval.runner import Settings, evaluate
 
 GENERATOR = np.random.default_rng

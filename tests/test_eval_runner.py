@@ -21,7 +21,7 @@ from PIL import Image
 from avgrad import attribute
 from eval.ade20k import benchmark
 from eval.ade20k_data import Ade20k
-from eval.metrics import prompted_segmentation
+from eval.metrics.prompted_segmentation import prompted_segmentation
 from eval.runner import Settings, evaluate
 from eval.store import RunError
 
