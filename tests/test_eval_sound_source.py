@@ -191,9 +191,7 @@ def test_duets(values: dict[str, Array]) -> None:
         close(ss.success_auc(cious), values[f"{prefix}_auc"], 1e-12)
         piap = [ss.piap_as_published(m, t) for m, t in zip(masks, truths, strict=True)]
         close(piap, values[f"{prefix}_piap"], RATE)
-        corrected = [
-            score_class(m[None], t[None]).average_precision for m, t in zip(large, truths, strict=True)
-        ]
+        corrected = [score_class(m[None], t[None]).average_precision for m, t in zip(large, truths, strict=True)]
         close(corrected, values[f"{prefix}_corrected_ap"], RATE)
         cap = ss.localization_ap_as_published(cious, values[f"{prefix}_conf"], np.zeros(8, dtype=bool), 0.3)
         close(cap, values[f"{prefix}_ap_at_30"], RATE)

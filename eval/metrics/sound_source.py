@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.integrate import trapezoid
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -191,7 +192,7 @@ def harmonic_mean(a: float, b: float) -> float:
 
 
 def _area(rates: Sequence[float]) -> float:
-    return float(np.trapezoid(rates, SUCCESS_LEVELS) if hasattr(np, "trapezoid") else np.trapz(rates, SUCCESS_LEVELS))
+    return float(trapezoid(rates, SUCCESS_LEVELS))
 
 
 def interactive_success(values: Array, groups: Sequence[Hashable], level: float = 0.5) -> float:
