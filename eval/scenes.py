@@ -1,6 +1,7 @@
 """Synthetic scenes: `python -m eval.scenes` evaluates a model on held-out scenes, by default the bundled one.
 
-Prompted segmentation with min-max normalized heatmaps, for sounds, held-out voices and texts; the ROC-AUC of scores of present against absent objects; and a baseline that ignores image and prompt.
+Prompted segmentation with min-max normalized heatmaps, for sounds, held-out voices and texts; the ROC-AUC of scores of
+present against absent objects; and a baseline that ignores image and prompt.
 """
 
 from __future__ import annotations
