@@ -25,7 +25,7 @@ class HeldOut:
     """Scenes, sounds, voices and texts that training never uses.
 
     Args:
-        number: of scenes.
+        number: number of scenes.
         size: side of their images in pixels.
     """
 
@@ -70,7 +70,7 @@ class HeldOut:
 
     @torch.no_grad()
     def accuracy(self, model: ImageBind, anchors: Tensor) -> dict[str, float]:
-        """Share of sounds and of spoken names whose nearest anchor `[K, D]` is that of their own class."""
+        """Share of sounds and of spoken names whose nearest anchor `[K, D]` is their own class's."""
         accuracy = {}
         for name in ("sound", "speech"):
             nearest = (self._embeddings(model, name) @ anchors.T).argmax(-1)
@@ -78,7 +78,7 @@ class HeldOut:
         return accuracy
 
     def _embeddings(self, model: ImageBind, modality: str) -> Tensor:
-        """Held-out prompts of each class, `[K, n, D]`."""
+        """Embeddings of each class's held-out prompts, `[K, n, D]`."""
         if modality == "text":
             return torch.stack([model.encode_text(texts(k, "heldout")).mean(0) for k in range(len(CLASSES))])[:, None]
         sounds = self.sounds if modality == "sound" else self.speech
