@@ -37,7 +37,7 @@ def attentioncam(
         if traced.pooler_attention is None:
             derivatives, row = (pooled_row(view, matrix) for matrix in (gradient, attention.detach()))
         else:
-            derivatives, row = (first_row(view, tokens, matrix[:, :, 0]) for matrix in (gradient, attention.detach()))
+            derivatives, row = (first_row(view, tokens, matrix.mean(2)) for matrix in (gradient, attention.detach()))
         weights = derivatives[..., start:].mean(-1, keepdim=True)
         maps.append(as_maps(view, (weights * row).mean(1).relu()))
     return torch.stack(maps, dim=1)[:, :, None]

@@ -179,11 +179,17 @@ def check_pixels(view: ViTView, pixels: Tensor) -> None:
     if not isinstance(pixels, Tensor) or not pixels.is_floating_point():
         found = str(pixels.dtype) if isinstance(pixels, Tensor) else type(pixels).__name__
         raise InputError(f"pixels are {found}; expected a floating-point tensor, as model.preprocess gives")
-    size = pixels.shape[-2:]
-    if pixels.ndim != 4 or pixels.shape[1] != 3 or any(side < 1 or side % view.patch_size for side in size):
-        raise InputError(
-            f"pixels are {list(pixels.shape)}; expected [B, 3, h, w] with h and w multiples of {view.patch_size}"
-        )
+    size, (height, width) = tuple(pixels.shape[-2:]), view.patch_shape
+    fits = pixels.ndim == 4 and pixels.shape[1] == 3 and min(size) > 0
+    if view.image_size is not None:
+        if not fits or size != view.image_size:
+            raise InputError(
+                f"pixels are {list(pixels.shape)}; expected [B, 3, {view.image_size[0]}, {view.image_size[1]}]: this "
+                "model takes images of that size alone"
+            )
+    elif not fits or size[0] % height or size[1] % width:
+        multiples = f"h and w multiples of {height}" if height == width else f"multiples of {height} and {width}"
+        raise InputError(f"pixels are {list(pixels.shape)}; expected [B, 3, h, w] with {multiples}")
     if not len(pixels):
         raise InputError("pixels are an empty batch; expected [B, 3, h, w] with B >= 1")
 

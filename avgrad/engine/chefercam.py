@@ -41,7 +41,7 @@ def chefercam(
     pooler = [] if traced.pooler_attention is None else [traced.pooler_attention]
     maps = []
     for found in gradients(traced.output, [*traced.attentions, *pooler], prompts):
-        pooler_row = relevant(found[-1], pooler[0])[:, 0] if pooler else None
+        pooler_row = relevant(found[-1], pooler[0]).mean(1) if pooler else None
         row = first_row(view, tokens, pooler_row).expand(len(pixels), -1)
         # one row of the product of all I + M_l is wanted: a vector goes through it from its left end
         for gradient, attention in zip(found[len(traced.attentions) - 1 :: -1], traced.attentions[::-1], strict=True):

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avgrad.engine.heads import AttentionPooler
 from avgrad.engine.methods import Pooling, last_layer, method
-from avgrad.engine.view import AttentionPooler, ViTView
+from avgrad.engine.view import ViTView
 
 
 @method("cosine", explains=last_layer)
@@ -25,15 +26,11 @@ def cosine(view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int]
     Returns:
         `[B, P, 1, patches]`, at least float32, in [-1, 1].
     """
-    x = view.embed(pixels.to(view.device, view.dtype))
-    for block in view.blocks[: max(layers) + 1]:
-        x = block(x)
+    x = view.tokens(pixels, max(layers) + 1)
     if view.pooler is None:
         embedded = view.head(x[:, view.num_prefix_tokens :])
-    elif view.norm_before_pool:
-        embedded = view.head.project(_alone(view.pooler, x if view.head.norm is None else view.head.norm(x), view))
     else:
-        embedded = view.head(_alone(view.pooler, x, view))
+        embedded = view.after_pooler(_alone(view.pooler, view.pooler_input(x), view))
     patches = F.normalize(embedded, dim=-1)
     similarity = F.normalize(prompts, dim=-1) @ patches.transpose(-1, -2)
     return similarity.to(torch.promote_types(view.dtype, torch.float32))[:, :, None]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avgrad.engine.methods import Pooling, last_layer, method
-from avgrad.engine.trace import as_maps, gradients, in_chunks, run_blocks, scored
+from avgrad.engine.trace import as_maps, gradients, in_chunks, run_blocks
 from avgrad.engine.view import ViTView
 from avgrad.errors import UnsupportedModelError
 
@@ -40,16 +40,15 @@ def grad_eclip(
         raise UnsupportedModelError("grad_eclip needs a model that pools by its class token, and this one does not")
     last, start = max(layers), view.num_prefix_tokens
     x = run_blocks(view, pixels, last)
-    block = view.blocks[last]
-    q, k, v = block.heads(x)
-    context = F.scaled_dot_product_attention(q, k, v)
+    block, grid = view.blocks[last], view.grid(pixels)
+    q, k, v = block.heads(x, grid)
+    context = block.context(x, grid).detach()
     with torch.enable_grad():
         context.requires_grad_()
-        y = block.mix(x, context)
-        z = block.transform(y, F.linear(block.norm2(y), block.fc1_weight, block.fc1_bias))
+        z = block.run_context(x, context)
         for later in view.blocks[last + 1 :]:
-            z = later(z)
-        output = scored(view, view.output(z))
+            z = later(z, grid)
+        output = view.scored(view.output(z))
     query, keys, values = q[:, :, 0].flatten(1), k.transpose(1, 2).flatten(2), v.transpose(1, 2).flatten(2)
     similarity = F.cosine_similarity(query[:, None], keys[:, start:], dim=-1)
     low, high = similarity.amin(-1, keepdim=True), similarity.amax(-1, keepdim=True)

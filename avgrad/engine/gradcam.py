@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from avgrad.engine.methods import Pooling, method
-from avgrad.engine.trace import as_maps, gradients, in_chunks, run_blocks, scored
+from avgrad.engine.trace import as_maps, gradients, in_chunks, run_blocks
 from avgrad.engine.view import ViTView
 
 
@@ -49,15 +49,15 @@ def gradcam(
         `[B, P, L, patches]` (L = 1 without `every_layer`), at least float32, 0 or more.
     """
     chosen = explained(view, layers, {"every_layer": every_layer})
-    x, outputs = run_blocks(view, pixels, chosen[0] + 1), []
+    x, outputs, grid = run_blocks(view, pixels, chosen[0] + 1), [], view.grid(pixels)
     with torch.enable_grad():
         x.requires_grad_()
         for index in range(chosen[0], len(view.blocks)):
             if index > chosen[0]:
-                x = view.blocks[index](x)
+                x = view.blocks[index](x, grid)
             if index in chosen:
                 outputs.append(x)
-        output = scored(view, view.output(x))
+        output = view.scored(view.output(x))
     start = 0 if class_token else view.num_prefix_tokens
     maps = []
     for found in gradients(output, outputs, prompts):

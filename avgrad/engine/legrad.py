@@ -1,15 +1,15 @@
 """LeGrad (Bousselham et al., ICCV 2025) in closed form: no autograd graph, no stored attention, no repeated image.
 
-For one block, with the notation of `Block` (`y = x + s1 W_o concat_k(A_k V_k)`, `z = y + s2 W_2 phi(W_1 norm2(y))`) and
-the layer's score `s = <normalize(head(pooled z)), prompt>` (Eq. 3), the map is
-`E_j = 1/(h n) sum_k sum_i relu(ds/dA_k[i, j])` (Eqs. 5 to 7). The gradient does not reach past the block:
+For one block (`avgrad.engine.blocks`) with output z and the layer's score `s = <normalize(head(pooled z)), prompt>`
+(Eq. 3), the map is `E_j = 1/(h n) sum_k sum_i relu(ds/dA_k[i, j])` (Eqs. 5 to 7). The gradient does not reach past the
+block:
 
 1. `g = ds/d(pooled z)`: one vector per prompt. With mean pooling every token receives `g / n`.
-2. `m = W_2^T (s2 g / n)`: one vector per prompt, the same for every token.
-3. `e_i = W_1^T (phi'(a_i) m)` back through norm2 at `y_i`, plus `g / n` along the residual.
-4. `u_i = W_o^T (s1 e_i)`, cut into heads; then `ds/dA_k[i, j] = u_{k,i} . v_{k,j}` exactly.
+2. The block takes it back to the outputs of its heads: `u_{k,i}`, in front of the output projection.
+3. `ds/dA_k[i, j] = u_{k,i} . v_{k,j}` exactly, whatever made the attention matrix.
 
-So all prompts share one forward pass with fused attention, and a layer is explained as soon as it is computed.
+The pull-back is linear in g, so the `1 / n` of mean pooling is left to the end: half precision would lose it.
+All prompts share one forward pass with fused attention, and a layer is explained as soon as it is computed.
 
 Where the model pools by attention (SigLIP, CoCa), its pooler looks at every layer's output `z`, and the map is made of
 the gradient of that one row of attention: `E_j = 1/h sum_k relu(ds/da_k[j])` with `ds/da_k[j] = u_k . v_{k,j}` again,
@@ -19,50 +19,45 @@ left out on the way from `z` to the pooler and from there to the embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from avgrad.engine.linear import linear, matmul
+from avgrad.engine.blocks import BlockCache
+from avgrad.engine.linear import matmul
 from avgrad.engine.methods import Pooling, method
-from avgrad.engine.view import AttentionPooler, Block, ViTView, activation_derivative_
+from avgrad.engine.view import ViTView
 
 # Images and prompts are taken in chunks whose intermediate tensors fit in about this many bytes, so that memory does
 # not grow with their number. A CPU gains nothing from chunks larger than its caches, a GPU wants long matrices.
 CHUNK_BYTES = {"cpu": 8 * 2**20, "gpu": 64 * 2**20}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerCache:
-    """What one layer's explanation needs from the forward pass, for `r` rows (all tokens, or only the class token).
+    """What one layer's explanation needs from the forward pass.
 
     Attributes:
         index: the layer's number, from 0.
         pooled: the pooled output, `[B, d]`.
-        values: the heads' values, `[B, h, n, d_h]`, in the dtype of the backward part.
-        derivative: the activation's derivative at the MLP's pre-activations, `[B, r, d_hidden]`, in the dtype of the
-            backward part.
-        normalized: the input of norm2 less its mean, over its standard deviation, `[B, r, d]`.
-        rstd: the reciprocal of that standard deviation, `[B, r, 1]`.
+        block: what its block's pull-back needs.
     """
 
     index: int
     pooled: Tensor
-    values: Tensor
-    derivative: Tensor
-    normalized: Tensor
-    rstd: Tensor
+    block: BlockCache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PoolerCache:
     """What one layer's explanation needs where an attentional pooler looks at it.
 
     Attributes:
-        attended: the pooler's output before its MLP, `[B, d_p]`.
+        attended: the pooler's output before its MLP, `[B, L, d_p]` for L queries.
         values: the values of its heads, `[B, h, m, d_h]`.
     """
 
@@ -71,21 +66,6 @@ class PoolerCache:
 
 
 Cache = LayerCache | PoolerCache
-
-
-def _with_cache(block: Block, index: int, x: Tensor, pooling: Pooling, dtype: torch.dtype) -> tuple[Tensor, LayerCache]:
-    """The block's output for its input `[B, n, d]`, and the cache of how it came about."""
-    y, values = block.attend(x)
-    values = values.to(dtype).contiguous()  # no view, which would keep queries and keys alive
-    normed, mean, rstd = block.norm2.statistics(y)
-    hidden = linear(normed, block.fc1_weight, block.fc1_bias)
-    del normed
-    z = block.transform(y, hidden)
-    pooled = z.mean(1) if pooling == "mean" else z[:, 0].clone()
-    if pooling == "cls":  # the gradient enters at the class token alone: only its row is ever needed
-        y, mean, rstd, hidden = y[:, :1], mean[:, :1], rstd[:, :1].clone(), hidden[:, :1].clone()
-    derivative = activation_derivative_(block.activation, hidden).to(dtype)
-    return z, LayerCache(index, pooled, values, derivative, (y - mean).mul_(rstd), rstd)
 
 
 @torch.no_grad()
@@ -110,20 +90,25 @@ def forward(
     Returns:
         The model's own unit-norm image embeddings `[B, D]`.
     """
-    wanted = frozenset(layers)
+    wanted, grid = frozenset(layers), view.grid(pixels)
+    # the class token's gradient enters at the class token alone: only its row is ever needed
+    rows = slice(0, 1) if pooling == "cls" else None
     x = view.embed(pixels.to(view.device, view.dtype))
     for index, block in enumerate(view.blocks):
         cache: Cache
-        if index in wanted:
-            if view.pooler is None:
-                x, cache = _with_cache(block, index, x, pooling, backward_dtype or view.dtype)
-            else:
-                x = block(x)
-                cache = PoolerCache(*view.pooler.attend(x))
-            visit(cache)
-            del cache
+        if index not in wanted:
+            x = block(x, grid)
+            continue
+        if view.pooler is None:
+            x, kept = block.forward(x, grid, rows, backward_dtype)
+            cache = LayerCache(index, x.mean(1) if rows is None else x[:, 0].clone(), kept)
+            del kept
         else:
-            x = block(x)
+            x = block(x, grid)
+            attended, values = view.pooler.attend(x)
+            cache = PoolerCache(attended, values.contiguous())
+        visit(cache)
+        del cache
     return view.embedding(x)
 
 
@@ -135,47 +120,68 @@ def _chunk(device: torch.device, item_bytes: int) -> int:
 def images_at_once(view: ViTView, pixels: Tensor) -> int:
     """How many of the images `[B, 3, h, w]` `legrad` takes at a time, 1 or more; see `CHUNK_BYTES`."""
     rows, columns = view.grid(pixels)
-    weight = view.blocks[0].fc1_weight
-    hidden = (view.num_prefix_tokens + rows * columns) * weight.shape[0]
-    return _chunk(view.device, hidden * weight.element_size())
+    block = view.blocks[0]
+    hidden = (view.num_prefix_tokens + rows * columns) * block.hidden
+    return _chunk(view.device, hidden * block.weight.element_size())
 
 
-def _explain_chunk(block: Block, cache: LayerCache, g: Tensor, m: Tensor, relu: bool) -> Tensor:
-    """Maps `[B, C, n]` of C prompts, not yet averaged, from `g` `[B, C, 1, d]` and `m` `[B, C, 1, d_hidden]`."""
-    batch, heads, tokens, head_width = cache.values.shape
-    rows, dtype = cache.derivative.shape[1], cache.derivative.dtype
-    grad = linear(cache.derivative[:, None] * m, block.fc1_weight.T)  # [B, C, r, d]
-    e = block.norm2.gradient(cache.normalized[:, None], cache.rstd[:, None], grad.to(g.dtype)).add_(g)
-    if block.scale1 is not None:
-        e *= block.scale1
-    u = linear(e.to(dtype), block.out_weight.T)
-    del grad, e
+def _gradients(u: Tensor, values: Tensor, relu: bool) -> Tensor:
+    """`sum_k mean_i relu(u_{k,i} . v_{k,j})`, `[B, C, n]`, at least float32.
+
+    Args:
+        u: gradients of the heads' outputs, `[B, C, r, h, d_v]` for C prompts.
+        values: `[B, h, n, d_v]`.
+        relu: whether negative ones are dropped.
+    """
+    batch, heads, tokens, _ = values.shape
+    rows = u.shape[2]
     # prompts and rows are one long matrix per head: relu(U V^T), summed over rows and heads
-    u = u.view(batch, -1, heads, head_width).transpose(1, 2).flatten(0, 1)  # [B * h, C * r, d_h]
+    u = u.flatten(1, 2).transpose(1, 2).flatten(0, 1)  # [B * h, C * r, d_v]
     # one float32 head after another is faster than several at once on a CPU, where torch has those from MKL alone
-    alone = u.device.type == "cpu" and dtype == torch.float32
+    alone = u.device.type == "cpu" and u.dtype == torch.float32
     step = 1 if alone else _chunk(u.device, u.shape[1] * tokens * u.element_size())
-    precision, sums = torch.promote_types(dtype, torch.float32), []
-    for u_k, v_k in zip(u.split(step), cache.values.flatten(0, 1).split(step), strict=True):
+    precision, sums = torch.promote_types(u.dtype, torch.float32), []
+    for u_k, v_k in zip(u.split(step), values.flatten(0, 1).split(step), strict=True):
         gradients = matmul(u_k, v_k)
         if relu:
             gradients.relu_()
         sums.append(gradients.unflatten(1, (-1, rows)).sum(2, dtype=precision))
-    return torch.cat(sums).unflatten(0, (batch, heads)).sum(1)
+    return torch.cat(sums).unflatten(0, (batch, heads)).sum(1) / rows
 
 
-def _explain_pooler(view: ViTView, pooler: AttentionPooler, cache: PoolerCache, prompts: Tensor, relu: bool) -> Tensor:
-    heads = cache.values.shape[1]
-    e = view.layer_head.gradient(pooler.transform(cache.attended), prompts)
-    if pooler.mlp is not None:
-        e = pooler.mlp.gradient(cache.attended, e)
-    u = (e @ pooler.out_weight).unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, h, P, d_h]
-    gradients = u @ cache.values.transpose(-1, -2)
-    if relu:
-        gradients.relu_()
-    relevance = gradients.sum(1, dtype=torch.promote_types(gradients.dtype, torch.float32))
-    prefix = view.num_prefix_tokens - pooler.num_skipped
-    return relevance[..., prefix:] / heads
+def _explain_block(view: ViTView, cache: LayerCache, prompts: Tensor, relu: bool) -> Tensor:
+    """Maps `[B, P, n]` from a block's heads."""
+    values, block = cache.block.values, view.blocks[cache.index]
+    batch, heads, tokens, _ = values.shape
+    g = view.layer_head.gradient(cache.pooled, prompts)[:, :, None]  # [B, P, 1, d]
+    lead = block.lead(g)
+    block = block.cast(values.dtype)
+    rows = cache.block.rows
+    chunk = _chunk(
+        prompts.device, batch * rows * (block.hidden + 4 * block.width + heads * tokens) * values.element_size()
+    )
+    leads: Iterable[Tensor | None] = repeat(None) if lead is None else lead.to(values.dtype).split(chunk, dim=1)
+    maps = []
+    for g_c, lead_c in zip(g.split(chunk, dim=1), leads):  # noqa: B905 (a repeated None has no end)
+        maps.append(_gradients(block.pull(cache.block, g_c, lead_c), values, relu))
+    return torch.cat(maps, dim=1) / (heads * tokens)
+
+
+def _explain_pooler(view: ViTView, cache: PoolerCache, prompts: Tensor, relu: bool) -> Tensor:
+    """Maps `[B, P, m]` from the heads of an attentional pooler, whose rows are its queries."""
+    pooler = view.pooler
+    if pooler is None:
+        raise ValueError("this cache is of an attentional pooler, and the model has none")
+    batch, heads, tokens, _ = cache.values.shape
+    chunk = _chunk(prompts.device, batch * heads * tokens * cache.values.element_size())
+    maps = []
+    for part in prompts.split(chunk, dim=1):
+        g = view.layer_head.gradient(pooler.finish(cache.attended), part)
+        gradients = torch.einsum("bplhd,bhmd->bphlm", pooler.pull(cache.attended, g), cache.values)
+        if relu:
+            gradients.relu_()
+        maps.append(gradients.sum(2, dtype=torch.promote_types(gradients.dtype, torch.float32)).mean(2))
+    return torch.cat(maps, dim=1) / heads
 
 
 @torch.no_grad()
@@ -192,26 +198,9 @@ def explain(view: ViTView, cache: Cache, prompts: Tensor, relu: bool = True) -> 
         `[B, P, patches]`, at least float32, 0 or more.
     """
     if isinstance(cache, PoolerCache):
-        if view.pooler is None:
-            raise ValueError("this cache is of an attentional pooler, and the model has none")
-        batch, heads, tokens, _ = cache.values.shape
-        chunk = _chunk(prompts.device, batch * heads * tokens * cache.values.element_size())
-        parts = prompts.split(chunk, dim=1)
-        return torch.cat([_explain_pooler(view, view.pooler, cache, part, relu) for part in parts], dim=1)
-    block = view.blocks[cache.index]
-    batch, heads, tokens, _ = cache.values.shape
-    rows, hidden = cache.derivative.shape[1:]
-    width = cache.normalized.shape[-1]
-    # mean pooling spreads the gradient evenly over the tokens, the class token keeps it whole
-    g = view.head.gradient(cache.pooled, prompts) / rows
-    m = linear(g if block.scale2 is None else g * block.scale2, block.fc2_weight.T).to(cache.derivative.dtype)
-    block = replace(block, fc1_weight=block.fc1_weight.to(m.dtype), out_weight=block.out_weight.to(m.dtype))
-    chunk = _chunk(
-        prompts.device, batch * rows * (hidden + 4 * width + heads * tokens) * cache.derivative.element_size()
-    )
-    parts = zip(g[:, :, None].split(chunk, dim=1), m[:, :, None].split(chunk, dim=1), strict=True)
-    relevance = torch.cat([_explain_chunk(block, cache, *part, relu) for part in parts], dim=1)
-    return relevance[..., view.num_prefix_tokens :] / (heads * tokens)
+        skipped = 0 if view.pooler is None else view.pooler.num_skipped
+        return _explain_pooler(view, cache, prompts, relu)[..., view.num_prefix_tokens - skipped :]
+    return _explain_block(view, cache, prompts, relu)[..., view.num_prefix_tokens :]
 
 
 @torch.no_grad()

@@ -42,9 +42,10 @@ def legrad_last(
     if view.pooler is not None:
         raise UnsupportedModelError("legrad_last needs a model that does not pool by attention, and this one does")
     # LeGrad's mean is over all tokens, prefix and patches alike, with the norm after it
-    mean = {"pool": "mean", "num_prefix_tokens": 0, "norm_before_pool": False}
-    scored = replace(view, **(mean if pooling == "mean" else {"pool": "cls"}))  # type: ignore[arg-type]
-    traced = trace(scored, pixels, layers)
+    pooled = replace(
+        view, pool="mean_all" if pooling == "mean" else "cls", norm_before_pool=False, head=view.layer_head
+    )
+    traced = trace(pooled, pixels, layers)
     maps = []
     for found in gradients(traced.output, traced.attentions, prompts):
         relevance = [(gradient.relu() if relu else gradient).mean((1, 2)) for gradient in found]

@@ -24,10 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avgrad.engine.attention import Grid
+from avgrad.engine.blocks import PreNorm, plain_block, scaled
 from avgrad.engine.chefercam import relevant
+from avgrad.engine.heads import Tail
 from avgrad.engine.methods import Pooling, last_layer, method
-from avgrad.engine.trace import as_maps, attention_of, first_row, gradients, in_chunks, pooled_row, trace
-from avgrad.engine.view import Block, ViTView, activate
+from avgrad.engine.mlp import activate
+from avgrad.engine.parts import Linear
+from avgrad.engine.trace import as_maps, first_row, gradients, in_chunks, pooled_row, trace
+from avgrad.engine.view import ViTView
 from avgrad.errors import UnsupportedModelError
 
 # Prompts are propagated in groups whose attention relevance, over all layers, fits in this many bytes.
@@ -64,40 +69,43 @@ def _product(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a[:, None] * (share @ b[:, None]), b[:, None] * (share.transpose(-1, -2) @ a[:, None])
 
 
-def _through_block(block: Block, x: Tensor, relevance: Tensor, stop: bool) -> tuple[Tensor, Tensor]:
+def _through_block(block: PreNorm, x: Tensor, grid: Grid, relevance: Tensor, stop: bool) -> tuple[Tensor, Tensor]:
     """Relevance of the block's attention `[B, P, h, n, n]` and of its input, from its output's `[B, P, n, d]`.
 
     With `stop` the first is all that is wanted, and the second is whatever came by.
     """
-    attention, values = attention_of(block, x)
-    context, none = attention @ values, torch.zeros_like(x)
-    added = block.mix(none, context)
+    attention, values = block.attention(x, grid)
+    context = attention @ values
+    added = block.mix(x, context)
     y = x + added
-    normed = block.norm2(y)
-    hidden = F.linear(normed, block.fc1_weight, block.fc1_bias)
-    residual, changed = _sum(relevance, y, block.transform(none, hidden))
-    changed = _linear(changed, activate(block.activation, hidden), block.fc2_weight)
-    relevance = residual + _linear(changed, normed, block.fc1_weight)
+    normed, mlp = block.norm2(y), block.mlp
+    hidden = activate(mlp.act, mlp.fc1(normed))
+    residual, changed = _sum(relevance, y, scaled(block.scale2, mlp.finish(hidden)))
+    changed = _linear(changed, hidden, mlp.fc2.weight)
+    relevance = residual + _linear(changed, normed, mlp.fc1.weight)
     residual, attended = _sum(relevance, x, added)
-    attended = _linear(attended, context.transpose(1, 2).flatten(2), block.out_weight)
+    attended = _linear(attended, context.transpose(1, 2).flatten(2), block.attn.out.weight)
     heads = attended.unflatten(-1, (block.num_heads, -1)).transpose(2, 3)
     of_attention, of_values = _product(heads, attention, values.transpose(-1, -2))
     of_values = of_values.transpose(-1, -2)
     if stop:
         return of_attention, residual
-    q, k, _ = block.heads(x)
+    q, k, _ = block.heads(x, grid)
     of_queries, of_keys = _product(of_attention, q, k)
     parts = torch.stack([of_queries, of_keys, of_values], dim=2)  # [B, P, 3, h, n, d_h]
     parts = parts.permute(0, 1, 4, 2, 3, 5).flatten(3)
-    return of_attention, residual + _linear(parts, block.norm1(x), block.qkv_weight)
+    return of_attention, residual + _linear(parts, block.norm1(x), block.attn.qkv_weight)
 
 
-def propagate(view: ViTView, inputs: Sequence[Tensor], prompts: Tensor, visit: Visit, stop: int = -1) -> Tensor:
+def propagate(
+    view: ViTView, inputs: Sequence[Tensor], grid: Grid, prompts: Tensor, visit: Visit, stop: int = -1
+) -> Tensor:
     """Propagates each prompt's relevance, 1 in all, from the score back through the blocks.
 
     Args:
         view: the model.
         inputs: what goes into each block, and what comes out of the last, `[B, n, d]` each.
+        grid: rows and columns of patches.
         prompts: `[B, P, D]`.
         visit: called with each layer's number and the relevance of its attention, `[B, P, h, n, n]`, from the last
             layer on.
@@ -111,29 +119,32 @@ def propagate(view: ViTView, inputs: Sequence[Tensor], prompts: Tensor, visit: V
     """
     if view.pooler is not None:
         raise UnsupportedModelError("relevance propagation needs a model that does not pool by attention")
+    if view.pool not in ("cls", "mean") or isinstance(view.head.projection, Tail):
+        raise UnsupportedModelError("relevance propagation needs a model whose embedding is linear in one pooled token")
     tokens, head, start = inputs[-1], view.head, view.num_prefix_tokens
     pooled = tokens[:, :1] if view.pool == "cls" else tokens[:, start:]
     if view.norm_before_pool and head.norm is not None:
         pooled = head.norm(pooled)
     mean = pooled.mean(1)
     scored = mean if view.norm_before_pool or head.norm is None else head.norm(mean)
-    weight = prompts if head.weight is None else prompts @ head.weight  # [B, P, d]
+    weight = head.projection.pull(prompts) if isinstance(head.projection, Linear) else prompts  # [B, P, d]
     positive = (scored[:, None] * weight).clamp_min(0)
     relevance = _divide(positive, positive.sum(-1, keepdim=True))[:, :, None]  # [B, P, 1, d]
     relevance = pooled[:, None] * _divide(relevance, mean[:, None, None]) / pooled.shape[1]
     before = 0 if view.pool == "cls" else start
     relevance = F.pad(relevance, (0, 0, before, tokens.shape[1] - before - pooled.shape[1]))
     for index in range(len(view.blocks) - 1, max(stop, 0) - 1, -1):
-        attention, relevance = _through_block(view.blocks[index], inputs[index], relevance, index == stop)
+        block = plain_block(view.blocks[index], "relevance propagation")
+        attention, relevance = _through_block(block, inputs[index], grid, relevance, index == stop)
         visit(index, attention)
     return relevance
 
 
 def _inputs(view: ViTView, pixels: Tensor) -> list[Tensor]:
     """What goes into each block, and what comes out of the last."""
-    inputs = [view.embed(pixels.to(view.device, view.dtype))]
+    inputs, grid = [view.embed(pixels.to(view.device, view.dtype))], view.grid(pixels)
     for block in view.blocks:
-        inputs.append(block(inputs[-1]))
+        inputs.append(block(inputs[-1], grid))
     return inputs
 
 
@@ -167,7 +178,10 @@ def lrp(view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], p
         UnsupportedModelError: the model pools by attention.
     """
     inputs = _inputs(view, pixels)
-    maps = [propagate(view, inputs, part, lambda *_: None).sum(-1) for part in _groups(view, inputs, prompts)]
+    maps = [
+        propagate(view, inputs, view.grid(pixels), part, lambda *_: None).sum(-1)
+        for part in _groups(view, inputs, prompts)
+    ]
     return as_maps(view, torch.cat(maps, dim=1))[:, :, None]
 
 
@@ -194,7 +208,7 @@ def partial_lrp(
     maps: list[Tensor] = []
     for part in _groups(view, inputs, prompts):
         found: dict[int, Tensor] = {}
-        propagate(view, inputs, part, found.__setitem__, stop=last)
+        propagate(view, inputs, view.grid(pixels), part, found.__setitem__, stop=last)
         maps.append(as_maps(view, pooled_row(view, found[last].relu().mean(2))))
     return torch.cat(maps, dim=1)[:, :, None]
 
@@ -225,7 +239,7 @@ def transformer_attribution(
     derivatives = gradients(traced.output, traced.attentions, prompts)
     for part in parts:
         relevance: dict[int, Tensor] = {}
-        propagate(view, inputs, part, relevance.__setitem__, stop=min(layers))
+        propagate(view, inputs, view.grid(pixels), part, relevance.__setitem__, stop=min(layers))
         for p in range(part.shape[1]):
             row = first_row(view, inputs[0].shape[1]).expand(len(pixels), -1)
             for index, gradient in reversed(list(zip(layers, next(derivatives), strict=True))):

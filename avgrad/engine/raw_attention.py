@@ -32,15 +32,14 @@ def raw_attention(
     """
     if view.num_prefix_tokens < 1 and view.pooler is None:
         raise UnsupportedModelError("raw_attention needs a class token, and this model has none")
-    x = view.embed(pixels.to(view.device, view.dtype))
-    for block in view.blocks[: max(layers)]:
-        x = block(x)
+    grid, last = view.grid(pixels), max(layers)
     if view.pooler is None:
-        q, k, _ = view.blocks[max(layers)].heads(x)
+        x = view.tokens(pixels, last)
+        attention, _ = view.blocks[last].attention(x, grid, rows=slice(0, 1))
     else:
-        x = view.blocks[max(layers)](x)
-        q, k, _ = view.pooler.heads(view.head.norm(x) if view.norm_before_pool and view.head.norm is not None else x)
-    attention = (q[:, :, :1] @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1).mean(1)
+        x = view.tokens(pixels, last + 1)
+        attention, _ = view.pooler.matrix(view.pooler_input(x))
+    attention = attention.mean((1, 2))[:, None]
     patches = x.shape[1] - view.num_prefix_tokens
     attention = attention[..., -patches:].to(torch.promote_types(view.dtype, torch.float32))
     return attention[:, None].expand(-1, prompts.shape[1], -1, -1)

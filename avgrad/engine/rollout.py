@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from avgrad.engine.methods import Pooling, method
-from avgrad.engine.trace import as_maps, attention_of, first_row, in_chunks, pooler_input
+from avgrad.engine.trace import as_maps, first_row, in_chunks
 from avgrad.engine.view import ViTView
 
 
@@ -28,16 +28,16 @@ def rollout(view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int
     Returns:
         `[B, P, 1, patches]`, at least float32, in [0, 1], the same for every prompt.
     """
-    wanted, matrices = frozenset(layers), []
+    wanted, matrices, grid = frozenset(layers), [], view.grid(pixels)
     x = view.embed(pixels.to(view.device, view.dtype))
     for index, block in enumerate(view.blocks):
         if index in wanted:
-            attention = attention_of(block, x)[0].mean(1)
+            attention = block.attention(x, grid)[0].mean(1)
             matrices.append(attention + torch.eye(x.shape[1], dtype=x.dtype, device=x.device))
-        x = block(x)
+        x = block(x, grid)
     pooler_row = None
     if view.pooler is not None:
-        pooler_row = attention_of(view.pooler, pooler_input(view, x))[0].mean(1)[:, 0]
+        pooler_row = view.pooler.matrix(view.pooler_input(x))[0].mean((1, 2))
     row = first_row(view, x.shape[1], pooler_row).expand(len(x), -1)
     # one row is wanted: a vector goes through the product from its left end
     for matrix in reversed(matrices):

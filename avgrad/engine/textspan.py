@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from avgrad.engine.blocks import plain_block, scaled
+from avgrad.engine.heads import Tail
 from avgrad.engine.methods import Pooling, method
+from avgrad.engine.parts import Linear
 from avgrad.engine.trace import as_maps, in_chunks
 from avgrad.engine.view import ViTView
 from avgrad.errors import UnsupportedModelError
@@ -53,18 +56,21 @@ def decompose(view: ViTView, pixels: Tensor, prompts: Tensor) -> Decomposition:
     """
     if view.pooler is not None:
         raise UnsupportedModelError("textspan needs a model that does not pool by attention, and this one does")
-    x, inputs = view.embed(pixels.to(view.device, view.dtype)), []
-    for block in view.blocks:
+    blocks = [plain_block(block, "textspan") for block in view.blocks]
+    if view.pool not in ("cls", "mean") or isinstance(view.head.projection, Tail):
+        raise UnsupportedModelError("textspan needs a model whose embedding is linear in one pooled token")
+    x, inputs, grid = view.embed(pixels.to(view.device, view.dtype)), [], view.grid(pixels)
+    for block in blocks:
         inputs.append(x)
-        x = block(x)
+        x = block(x, grid)
     head, direction = view.head, prompts
     constant = prompts.new_zeros(prompts.shape[:2])
     if head.cosine:
         direction = direction / view.output(x).norm(dim=-1).clamp_min(1e-12)[:, None, None]
-    if head.weight is not None:
-        if head.bias is not None:
-            constant = constant + direction @ head.bias
-        direction = direction @ head.weight
+    if isinstance(head.projection, Linear):
+        if head.projection.bias is not None:
+            constant = constant + direction @ head.projection.bias
+        direction = direction @ head.projection.weight
     # the output depends on rows of the tokens by their weighted sum, with a row's own deviation in its weight where
     # the norm comes before the mean
     rows = slice(0, 1) if view.pool == "cls" else slice(view.num_prefix_tokens, None)
@@ -73,7 +79,7 @@ def decompose(view: ViTView, pixels: Tensor, prompts: Tensor) -> Decomposition:
     if head.norm is not None:
         if not view.norm_before_pool:
             pooled = pooled.mean(1, keepdim=True)
-        _, mean, rstd = head.norm.statistics(pooled)
+        mean, rstd = pooled.mean(-1, keepdim=True), head.norm.cache(pooled).rstd
         if head.norm.bias is not None:
             constant = constant + direction @ head.norm.bias
         if head.norm.weight is not None:
@@ -86,16 +92,15 @@ def decompose(view: ViTView, pixels: Tensor, prompts: Tensor) -> Decomposition:
         return (direction @ (tokens * weights).sum(1)[..., None])[..., 0]
 
     attention, mlp = [], []
-    for block, before, after in zip(view.blocks, inputs, [*inputs[1:], x], strict=True):
-        q, k, v = block.heads(before)
-        matrix = (q[:, :, rows] @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)  # [B, h, r, n]
+    for block, before, after in zip(blocks, inputs, [*inputs[1:], x], strict=True):
+        matrix, v = block.attention(before, grid, rows)  # [B, h, r, n]
         attended = (matrix * weights[:, None]).sum(2, keepdim=True)  # [B, h, 1, n]
-        scaled = direction if block.scale1 is None else direction * block.scale1
-        u = (scaled @ block.out_weight).unflatten(-1, (block.num_heads, -1)).transpose(1, 2)  # [B, h, P, d_h]
+        branch, out = scaled(block.scale1, direction), block.attn.out
+        u = out.pull(branch).unflatten(-1, (block.num_heads, -1)).transpose(1, 2)  # [B, h, P, d_h]
         attention.append((u @ v.transpose(-1, -2) * attended).transpose(1, 2))
-        if block.out_bias is not None:
-            constant = constant + scaled @ block.out_bias * weights.sum(1)
-        mlp.append(share(after[:, rows] - block.mix(before[:, rows], matrix @ v)))
+        if out.bias is not None:
+            constant = constant + branch @ out.bias * weights.sum(1)
+        mlp.append(share(after[:, rows] - before[:, rows] - block.mix(before, matrix @ v, rows)))
     return Decomposition(torch.stack(attention, 2), torch.stack(mlp, 2), share(inputs[0][:, rows]), constant)
 
 

@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from avgrad.encoders.audio import log_mel_clips
 from avgrad.encoders.image import Preprocess
 from avgrad.encoders.text import tokenize
-from avgrad.engine.view import Head, ViTView
+from avgrad.engine.heads import Head
+from avgrad.engine.norms import Norm
+from avgrad.engine.parts import Linear
+from avgrad.engine.view import ViTView
 from avgrad.errors import CheckpointError
 from avgrad.media import Audio, open_audio
 from avgrad.models.checkpoints import check_layout, checkpoint_path, read_checkpoint, read_configuration
@@ -32,8 +35,8 @@ from avgrad.models.towers import (
     TextHead,
     TextStem,
     Trunk,
+    VisionEmbedding,
     VisionStem,
-    norm_view,
 )
 
 if TYPE_CHECKING:
@@ -249,9 +252,9 @@ class ImageBind(nn.Module):
         trunk, head = self.modality_trunks["vision"], self.modality_heads["vision"]
         stem = self.modality_preprocessors["vision"]
         return ViTView(
-            embed=lambda pixels: trunk.pre_transformer_layer(stem(pixels)),  # type: ignore[operator]
+            embed=VisionEmbedding(stem, trunk.pre_transformer_layer),  # type: ignore[arg-type]
             blocks=[block.view() for block in trunk.blocks],  # type: ignore[union-attr,operator]
-            head=Head(norm_view(head[0]), head[2].weight),  # type: ignore[index]
+            head=Head(Norm(head[0]), Linear(head[2])),  # type: ignore[index]
             patch_size=self.config.kernel_size[-1],
         )
 

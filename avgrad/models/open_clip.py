@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avgrad.encoders.image import CLIP_MEAN, CLIP_STD, Preprocess
-from avgrad.engine.view import (
-    Activation,
-    AttentionPooler,
-    Block,
-    Head,
-    Norm,
-    ViTView,
-    interpolate_positions,
-)
+from avgrad.engine.attention import Attention
+from avgrad.engine.blocks import PreNorm
+from avgrad.engine.heads import AttentionPooler, Head
+from avgrad.engine.mlp import Activation, Mlp
+from avgrad.engine.norms import Norm
+from avgrad.engine.parts import Linear, Weight, accept_types
+from avgrad.engine.view import ViTView, interpolate_positions
 from avgrad.errors import UnsupportedModelError
 from avgrad.models import timm
 from avgrad.models.checkpoints import not_loaded
@@ -64,7 +63,7 @@ class OpenClip:
         self.vision = vision_view(model.get_submodule("visual"), name)
         if self.vision.pooler is not None:
             self.vision = replace(self.vision, empty_prompt=self.encode_text([EMPTY_PROMPT])[0])
-        self.preprocess = _preprocess(model.visual, self.vision.patch_size)
+        self.preprocess = _preprocess(model.visual, math.lcm(*self.vision.patch_shape))
 
     @classmethod
     def from_pretrained(
@@ -179,7 +178,7 @@ def vision_view(visual: nn.Module, name: str) -> ViTView:
         projection = _projection(visual, refuse)
         if projection is None:
             return view
-        return replace(view, head=replace(view.head, weight=projection.weight, bias=projection.bias))
+        return replace(view, head=Head(view.head.norm, Linear(projection)))
     if not isinstance(visual, OpenClipVisionTransformer):
         raise refuse(f"its image tower is a {type(visual).__name__}, and open_clip's VisionTransformer is expected")
     pooler = None if visual.attn_pool is None else _pooler(visual, refuse)
@@ -190,7 +189,31 @@ def vision_view(visual: nn.Module, name: str) -> ViTView:
         raise refuse("its patches are not square")
     blocks = [_block(block, refuse) for block in visual.transformer.resblocks]
 
-    def embed(pixels: Tensor) -> Tensor:
+    accept_types(type(visual))  # whose `proj` is a matrix of its own
+    return ViTView(
+        embed=Embedding(visual),
+        blocks=blocks,
+        head=Head(
+            _norm(visual.ln_post, refuse),
+            None if visual.proj is None else Linear(visual, "proj", None, transposed=True),
+        ),
+        patch_size=patch if isinstance(patch, int) else patch[0],
+        pool="cls" if visual.pool_type == "tok" else "mean",
+        norm_before_pool=pooler is None and not visual.final_ln_after_pool,
+        pooler=pooler,
+        layer_cosine=pooler is None,  # the LeGrad paper's released code scores CoCa's layers without a norm
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """What comes before the first block of an image tower of open_clip."""
+
+    visual: Any
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Tokens `[B, n, d]` of pixels `[B, 3, h, w]`."""
+        visual = self.visual
         patches: Tensor = visual.conv1(pixels)
         grid = (patches.shape[-2], patches.shape[-1])
         prefix = visual.class_embedding.expand(len(pixels), 1, -1)
@@ -198,20 +221,6 @@ def vision_view(visual: nn.Module, name: str) -> ViTView:
         positions = interpolate_positions(visual.positional_embedding[None], grid, 1, antialias=True)
         embedded: Tensor = visual.ln_pre(tokens + positions)
         return embedded
-
-    return ViTView(
-        embed=embed,
-        blocks=blocks,
-        head=Head(
-            _norm(visual.ln_post, refuse),
-            None if visual.proj is None else visual.proj.t(),
-            cosine=pooler is None,  # the LeGrad paper's released code scores CoCa's layers without a norm
-        ),
-        patch_size=patch if isinstance(patch, int) else patch[0],
-        pool="cls" if visual.pool_type == "tok" else "mean",
-        norm_before_pool=pooler is None and not visual.final_ln_after_pool,
-        pooler=pooler,
-    )
 
 
 def _projection(visual: Any, refuse: Refuse) -> nn.Linear | None:
@@ -233,24 +242,24 @@ def _pooler(visual: Any, refuse: Refuse) -> AttentionPooler:
     if visual.attn_pool_contrastive is not None or visual.pool_type != "tok":
         raise refuse("its image tower pools by more than the first query of one attentional pooler")
     attention = _plain_attention(pooler.attn, refuse)
+    width = attention.embed_dim
+    parts = [(start, start + width) for start in (0, width, 2 * width)]
     if attention.in_proj_weight is None:
-        weights = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
+        names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+        query, key, value = (
+            Linear(attention, name, "in_proj_bias", bias_rows=rows) for name, rows in zip(names, parts, strict=True)
+        )
     else:
-        weights = attention.in_proj_weight.chunk(3)
-    biases = (None, None, None) if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
+        query, key, value = (Linear(attention, "in_proj_weight", "in_proj_bias", rows=rows) for rows in parts)
     return AttentionPooler(
-        query=pooler.query[0],
-        query_norm=_norm(pooler.ln_q, refuse),
-        query_weight=weights[0],
-        query_bias=biases[0],
-        token_norm=_norm(pooler.ln_k, refuse),
-        key_weight=weights[1],
-        key_bias=biases[1],
-        value_weight=weights[2],
-        value_bias=biases[2],
-        out_weight=attention.out_proj.weight,
-        out_bias=attention.out_proj.bias,
+        query=Weight(pooler, "query"),
+        key=key,
+        value=value,
+        out=Linear(attention.out_proj),
         num_heads=attention.num_heads,
+        query_norm=_norm(pooler.ln_q, refuse),
+        query_proj=query,
+        token_norm=_norm(pooler.ln_k, refuse),
     )
 
 
@@ -263,12 +272,16 @@ def _plain_attention(attention: nn.Module, refuse: Refuse) -> nn.MultiheadAttent
 
 
 def _norm(norm: nn.Module, refuse: Refuse) -> Norm:
+    from open_clip.transformer import LayerNorm as OpenClipLayerNorm
+    from open_clip.transformer import LayerNormFp32
+
     if not isinstance(norm, nn.LayerNorm):
         raise refuse(f"it has a {type(norm).__name__} where a LayerNorm is expected")
-    return Norm(norm.weight, norm.bias, norm.eps)
+    accept_types(OpenClipLayerNorm, LayerNormFp32)
+    return Norm(norm)
 
 
-def _block(block: Any, refuse: Refuse) -> Block:
+def _block(block: Any, refuse: Refuse) -> PreNorm:
     from open_clip.transformer import LayerScale, QuickGELU, ResidualAttentionBlock
 
     if type(block) is not ResidualAttentionBlock:
@@ -294,20 +307,14 @@ def _block(block: Any, refuse: Refuse) -> Block:
     for scale in (block.ls_1, block.ls_2):
         if not isinstance(scale, LayerScale | nn.Identity):
             raise refuse(f"it has a {type(scale).__name__} where a LayerScale is expected")
-        scales.append(scale.gamma if isinstance(scale, LayerScale) else None)
-    return Block(
+        scales.append(Weight(scale, "gamma") if isinstance(scale, LayerScale) else None)
+    return PreNorm(
         norm1=_norm(block.ln_1, refuse),
-        qkv_weight=attention.in_proj_weight,
-        qkv_bias=attention.in_proj_bias,
-        out_weight=attention.out_proj.weight,
-        out_bias=attention.out_proj.bias,
-        num_heads=attention.num_heads,
+        attn=Attention(
+            Linear(attention, "in_proj_weight", "in_proj_bias"), Linear(attention.out_proj), attention.num_heads
+        ),
         norm2=_norm(block.ln_2, refuse),
-        fc1_weight=mlp.c_fc.weight,
-        fc1_bias=mlp.c_fc.bias,
-        fc2_weight=mlp.c_proj.weight,
-        fc2_bias=mlp.c_proj.bias,
-        activation=activation,
+        mlp=Mlp(Linear(mlp.c_fc), activation, Linear(mlp.c_proj)),
         scale1=scales[0],
         scale2=scales[1],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avgrad.encoders.image import Preprocess
+from avgrad.engine.heads import Head
 from avgrad.engine.view import ViTView
 from avgrad.errors import MediaError, UnsupportedModelError
 from avgrad.models.checkpoints import not_loaded
@@ -56,7 +58,7 @@ class TimmClassifier:
         config = resolve_model_data_config(model)
         self.preprocess = Preprocess(
             size=min(config["input_size"][1:]),
-            patch_size=self.vision.patch_size,
+            patch_size=math.lcm(*self.vision.patch_shape),
             mean=tuple(config["mean"]),
             std=tuple(config["std"]),
             resampling="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
@@ -192,7 +194,7 @@ def classifier_view(model: nn.Module, name: str) -> ViTView:
     view = trunk_view(model, name)
     if not isinstance(model.get_submodule("head"), nn.Linear):
         raise UnsupportedModelError(f"{name} cannot be explained: it has no classifier, whose classes could be prompts")
-    return replace(view, head=replace(view.head, cosine=False))
+    return replace(view, head=Head(view.head.norm, view.head.projection, cosine=False))
 
 
 def shell(architecture: str, **options: Any) -> nn.Module:

@@ -7,21 +7,19 @@ MLPs, parallel blocks, ...) is refused by name.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from avgrad.engine.view import (
-    Activation,
-    AttentionPooler,
-    Block,
-    Head,
-    Norm,
-    PoolerMlp,
-    ViTView,
-    interpolate_positions,
-)
+from avgrad.engine.attention import Attention
+from avgrad.engine.blocks import PreNorm
+from avgrad.engine.heads import AttentionPooler, Head
+from avgrad.engine.mlp import Activation, Mlp
+from avgrad.engine.norms import Norm
+from avgrad.engine.parts import Linear, Weight, accept_types
+from avgrad.engine.view import ViTView, interpolate_positions
 from avgrad.errors import UnsupportedModelError
 
 Refuse = Callable[[str], UnsupportedModelError]
@@ -68,22 +66,8 @@ def trunk_view(model: nn.Module, name: str) -> ViTView:
     if norm is not None and pooled_norm is not None:
         raise refuse("it has a final LayerNorm both before and after its pooling")
 
-    def embed(pixels: Tensor) -> Tensor:
-        patches: Tensor = trunk.patch_embed.proj(pixels)
-        size = (patches.shape[-2], patches.shape[-1])
-        tokens = patches.flatten(2).transpose(1, 2)
-        if embed_norm is not None:
-            tokens = embed_norm(tokens)
-        front = [t.expand(len(pixels), -1, -1) for t in (trunk.cls_token, trunk.reg_token) if t is not None]
-        if trunk.pos_embed is not None and trunk.no_embed_class:
-            tokens = tokens + interpolate_positions(trunk.pos_embed, size, 0, antialias=True)
-        tokens = torch.cat([*front, tokens], dim=1)
-        if trunk.pos_embed is not None and not trunk.no_embed_class:
-            tokens = tokens + interpolate_positions(trunk.pos_embed, size, prefix, antialias=True)
-        return tokens if norm_pre is None else norm_pre(tokens)
-
     return ViTView(
-        embed=embed,
+        embed=Embedding(trunk, embed_norm, norm_pre),
         blocks=[_block(block, refuse) for block in trunk.blocks],
         head=Head(norm if pooled_norm is None else pooled_norm, None),
         patch_size=patch[0],
@@ -94,6 +78,31 @@ def trunk_view(model: nn.Module, name: str) -> ViTView:
         if trunk.attn_pool is None
         else _pooler(trunk.attn_pool, 0 if trunk.pool_include_prefix else prefix, refuse),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """What comes before the first block of a vision transformer of timm."""
+
+    trunk: Any
+    norm: Norm | None
+    norm_pre: Norm | None
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Tokens `[B, n, d]` of pixels `[B, 3, h, w]`."""
+        trunk = self.trunk
+        patches: Tensor = trunk.patch_embed.proj(pixels)
+        size = (patches.shape[-2], patches.shape[-1])
+        tokens = patches.flatten(2).transpose(1, 2)
+        if self.norm is not None:
+            tokens = self.norm(tokens)
+        front = [t.expand(len(pixels), -1, -1) for t in (trunk.cls_token, trunk.reg_token) if t is not None]
+        if trunk.pos_embed is not None and trunk.no_embed_class:
+            tokens = tokens + interpolate_positions(trunk.pos_embed, size, 0, antialias=True)
+        tokens = torch.cat([*front, tokens], dim=1)
+        if trunk.pos_embed is not None and not trunk.no_embed_class:
+            tokens = tokens + interpolate_positions(trunk.pos_embed, size, trunk.num_prefix_tokens, antialias=True)
+        return tokens if self.norm_pre is None else self.norm_pre(tokens)
 
 
 def _check_parts(module: nn.Module, known: str, refuse: Refuse) -> None:
@@ -111,8 +120,8 @@ def _norm(norm: nn.Module, refuse: Refuse) -> Norm | None:
         return None
     if type(norm) not in (nn.LayerNorm, LayerNorm, LayerNormFp32):
         raise refuse(f"it has a {type(norm).__name__} where a LayerNorm is expected")
-    layer: Any = norm
-    return Norm(layer.weight, layer.bias, layer.eps)
+    accept_types(LayerNorm, LayerNormFp32)
+    return Norm(norm)
 
 
 def _activation(module: nn.Module, refuse: Refuse) -> Activation:
@@ -126,26 +135,27 @@ def _activation(module: nn.Module, refuse: Refuse) -> Activation:
     return known[type(module)]
 
 
-def _check_mlp(mlp: nn.Module, refuse: Refuse) -> Any:
-    from timm.layers import Mlp  # type: ignore[attr-defined]
+def _mlp(mlp: Any, refuse: Refuse) -> Mlp:
+    from timm.layers import Mlp as TimmMlp  # type: ignore[attr-defined]
 
-    if type(mlp) is not Mlp:
+    if type(mlp) is not TimmMlp:
         raise refuse(f"its MLP is a {type(mlp).__name__}, and timm's plain Mlp is expected")
     _check_parts(mlp, "fc1 act norm fc2", refuse)
     if type(mlp.norm) is not nn.Identity:
         raise refuse("its MLP has a norm inside")
-    return mlp
+    return Mlp(Linear(mlp.fc1), _activation(mlp.act, refuse), Linear(mlp.fc2))
 
 
-def _block(block: Any, refuse: Refuse) -> Block:
-    from timm.layers import Attention, LayerScale  # type: ignore[attr-defined]
+def _block(block: Any, refuse: Refuse) -> PreNorm:
+    from timm.layers import Attention as TimmAttention  # type: ignore[attr-defined]
+    from timm.layers import LayerScale  # type: ignore[attr-defined]
     from timm.models.vision_transformer import Block as TimmBlock
 
     if type(block) is not TimmBlock:
         raise refuse(f"its blocks are {type(block).__name__}, and timm's plain Block is expected")
     _check_parts(block, "norm1 attn ls1 drop_path1 norm2 mlp ls2 drop_path2", refuse)
-    attention, mlp = block.attn, _check_mlp(block.mlp, refuse)
-    if type(attention) is not Attention:
+    attention = block.attn
+    if type(attention) is not TimmAttention:
         raise refuse(f"its attention is a {type(attention).__name__}, and timm's plain Attention is expected")
     if type(attention.q_norm) is not nn.Identity or type(attention.k_norm) is not nn.Identity:
         raise refuse("its attention normalizes queries and keys (qk-norm)")
@@ -160,20 +170,12 @@ def _block(block: Any, refuse: Refuse) -> Block:
     for scale in (block.ls1, block.ls2):
         if type(scale) not in (LayerScale, nn.Identity):
             raise refuse(f"it has a {type(scale).__name__} where a LayerScale is expected")
-        scales.append(scale.gamma if isinstance(scale, LayerScale) else None)
-    return Block(
+        scales.append(Weight(scale, "gamma") if isinstance(scale, LayerScale) else None)
+    return PreNorm(
         norm1=norm1,
-        qkv_weight=attention.qkv.weight,
-        qkv_bias=attention.qkv.bias,
-        out_weight=attention.proj.weight,
-        out_bias=attention.proj.bias,
-        num_heads=attention.num_heads,
+        attn=Attention(Linear(attention.qkv), Linear(attention.proj), attention.num_heads),
         norm2=norm2,
-        fc1_weight=mlp.fc1.weight,
-        fc1_bias=mlp.fc1.bias,
-        fc2_weight=mlp.fc2.weight,
-        fc2_bias=mlp.fc2.bias,
-        activation=_activation(mlp.act, refuse),
+        mlp=_mlp(block.mlp, refuse),
         scale1=scales[0],
         scale2=scales[1],
     )
@@ -193,33 +195,15 @@ def _pooler(pooler: Any, num_skipped: int, refuse: Refuse) -> AttentionPooler:
         raise refuse("its pooler takes the mean of several queries")
     if type(pooler.proj) is not nn.Linear:
         raise refuse("its pooler has no projection")
-    key_weight, value_weight = pooler.kv.weight.chunk(2)
-    key_bias, value_bias = (None, None) if pooler.kv.bias is None else pooler.kv.bias.chunk(2)
-    projected = type(pooler.q) is nn.Linear
-    mlp = None
-    if pooler.mlp is not None:
-        layers = _check_mlp(pooler.mlp, refuse)
-        mlp = PoolerMlp(
-            norm=_norm(pooler.norm, refuse),
-            fc1_weight=layers.fc1.weight,
-            fc1_bias=layers.fc1.bias,
-            fc2_weight=layers.fc2.weight,
-            fc2_bias=layers.fc2.bias,
-            activation=_activation(layers.act, refuse),
-        )
+    width = pooler.kv.out_features // 2
     return AttentionPooler(
-        query=pooler.latent[0, 0],
-        query_norm=None,
-        query_weight=pooler.q.weight if projected else None,
-        query_bias=pooler.q.bias if projected else None,
-        token_norm=None,
-        key_weight=key_weight,
-        key_bias=key_bias,
-        value_weight=value_weight,
-        value_bias=value_bias,
-        out_weight=pooler.proj.weight,
-        out_bias=pooler.proj.bias,
+        query=Weight(pooler, "latent"),
+        key=Linear(pooler.kv, rows=(0, width)),
+        value=Linear(pooler.kv, rows=(width, 2 * width)),
+        out=Linear(pooler.proj),
         num_heads=pooler.num_heads,
-        mlp=mlp,
+        query_proj=Linear(pooler.q) if type(pooler.q) is nn.Linear else None,
+        mlp=None if pooler.mlp is None else _mlp(pooler.mlp, refuse),
+        mlp_norm=None if pooler.mlp is None else _norm(pooler.norm, refuse),
         num_skipped=num_skipped,
     )

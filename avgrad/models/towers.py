@@ -13,7 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avgrad.engine.view import Block, Norm, interpolate_positions
+from avgrad.engine.attention import Attention as AttentionPart
+from avgrad.engine.blocks import PreNorm
+from avgrad.engine.mlp import Mlp as MlpPart
+from avgrad.engine.norms import Norm
+from avgrad.engine.parts import Linear, accept_types
+from avgrad.engine.view import interpolate_positions
 
 EPS = 1e-6  # of every LayerNorm but the stems', which keep torch's 1e-5
 MAX_SCALE = 100.0
@@ -119,26 +124,20 @@ class TransformerBlock(nn.Module):
         out: Tensor = x + self.mlp(self.norm_2(x))
         return out
 
-    def view(self) -> Block:
+    def view(self) -> PreNorm:
+        """The block as the attribution methods see it; without the extra key and value that only audio has."""
         attention, mlp = self.attn, self.mlp
-        return Block(
-            norm1=norm_view(self.norm_1),
-            qkv_weight=attention.in_proj_weight,
-            qkv_bias=attention.in_proj_bias,
-            out_weight=attention.out_proj.weight,
-            out_bias=attention.out_proj.bias,
-            num_heads=attention.num_heads,
-            norm2=norm_view(self.norm_2),
-            fc1_weight=mlp.fc1.weight,
-            fc1_bias=mlp.fc1.bias,
-            fc2_weight=mlp.fc2.weight,
-            fc2_bias=mlp.fc2.bias,
-            activation="gelu",
+        return PreNorm(
+            norm1=Norm(self.norm_1),
+            attn=AttentionPart(
+                Linear(attention, "in_proj_weight", "in_proj_bias"), Linear(attention.out_proj), attention.num_heads
+            ),
+            norm2=Norm(self.norm_2),
+            mlp=MlpPart(Linear(mlp.fc1), "gelu", Linear(mlp.fc2)),
         )
 
 
-def norm_view(norm: nn.LayerNorm) -> Norm:
-    return Norm(norm.weight, norm.bias, norm.eps)
+accept_types(Attention)
 
 
 class Trunk(nn.Module):
@@ -179,6 +178,19 @@ class VisionStem(nn.Module):
         tokens = torch.cat([self.cls_token.expand(len(pixels), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
         grid = (patches.shape[-2], patches.shape[-1])
         return tokens + interpolate_positions(self.pos_embedding_helper.pos_embed, grid, 1, antialias=False)
+
+
+@dataclass(frozen=True, eq=False)
+class VisionEmbedding:
+    """What comes before the vision trunk's first block."""
+
+    stem: VisionStem
+    norm: nn.Module
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Tokens `[B, n, d]` of pixels `[B, 3, h, w]`."""
+        tokens: Tensor = self.norm(self.stem(pixels))
+        return tokens
 
 
 class AudioStem(nn.Module):
