@@ -119,14 +119,11 @@ class Localizer:
     # ------------------------------------------------------------------ images
 
     def set_image(self, image: ImageSource) -> None:
-        """Sets the image that prompts are located in.
+        """Sets the image that prompts are located in. After other weights are loaded into the model, set it again.
 
         Args:
             image: a path, a file's bytes, a PIL image, an array `[H, W, 3]` or a tensor `[3, H, W]`; arrays and tensors
                 are uint8, or floating-point in [0, 1]. The whole image is used, its proportions kept (up to 3 : 1).
-
-        The forward pass runs again by itself after the model was moved; after other weights were loaded into it, set the
-        image again.
 
         Raises:
             MediaError: it cannot be read as an image; the last one stays.
