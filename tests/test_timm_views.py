@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from library_oracle import in_float64, timm_at_size, timm_features, timm_legrad
 from timm.layers import GluMlp
-from timm.models import vision_transformer
 from torch import Tensor
 
 from avgrad import attribute
@@ -52,7 +51,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "differential, parallel": ("vit_dpwee_patch16_reg1_gap_256", {}),
     "pooler": ("vit_base_patch16_siglip_224", {}),
     "pooler of a classifier": ("vit_base_patch16_siglip_224", {"num_classes": 7, "class_token": True}),
-    "pooler of all tokens": (VIT, {"global_pool": "map", "reg_tokens": 1, "pool_include_prefix": True, "fc_norm": True}),
+    "pooler of all tokens": (
+        VIT,
+        {"global_pool": "map", "reg_tokens": 1, "pool_include_prefix": True, "fc_norm": True},
+    ),
     "NaFlex": ("naflexvit_base_patch16_siglip", {}),
     "NaFlex, mean": ("naflexvit_base_patch16_gap", {}),
     "NaFlex, aspect ratio": ("naflexvit_base_patch16_par_gap", {"embed_norm_layer": "layernorm"}),

@@ -1,4 +1,4 @@
-"""timm's transformer blocks as the engine's: which class of timm is which kind of block, and what its attention does."""
+"""timm's transformer blocks as the engine's: which class is which kind of block, and what its attention does."""
 
 from __future__ import annotations
 

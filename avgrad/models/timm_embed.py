@@ -80,8 +80,10 @@ class NaFlexEmbed:
         tokens = embeds.norm(tokens)
         if embeds.pos_embed_type != "none":
             tokens = tokens + self.positions(grid).to(tokens.dtype)
-        front = [token.expand(len(pixels), -1, -1) for token in (embeds.cls_token, embeds.reg_token) if token is not None]
-        normed: Tensor = self.model.norm_pre(torch.cat([*front, tokens], dim=1))
+        prefix = [
+            token.expand(len(pixels), -1, -1) for token in (embeds.cls_token, embeds.reg_token) if token is not None
+        ]
+        normed: Tensor = self.model.norm_pre(torch.cat([*prefix, tokens], dim=1))
         return normed
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
@@ -127,7 +129,9 @@ def embed_of(model: Any) -> tuple[Embed | NaFlexEmbed, tuple[int, int], tuple[in
     """
     if isinstance(model, naflexvit.NaFlexVit):
         embeds = model.embeds
-        check_parts(embeds, "cls_token reg_token norm_input proj norm pos_embed pos_embed_y pos_embed_x patch_interpolator")
+        check_parts(
+            embeds, "cls_token reg_token norm_input proj norm pos_embed pos_embed_y pos_embed_x patch_interpolator"
+        )
         patch = (int(embeds.patch_size[0]), int(embeds.patch_size[1]))
         rows, columns = embeds.pos_embed_grid_size or (16, 16)
         return NaFlexEmbed(model), patch, (rows * patch[0], columns * patch[1])

@@ -1,4 +1,4 @@
-"""timm's layers as parts of the engine's blocks: norms, activations, MLPs and what all adapters of timm ask of a module.
+"""timm's layers as parts of the engine's blocks: norms, activations and MLPs.
 
 Layers are known by exact type. What is not known is refused by name, and so are layers and weights that another release
 of timm may add to a known one.
