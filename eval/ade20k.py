@@ -3,14 +3,13 @@
     python -m eval.ade20k --data ROOT --prompt sound --model mini --out RUN
     torchrun --nproc-per-node 4 -m eval.ade20k ...        the same over 4 processes, GPUs or hosts
 
-Killed at any moment, the same command goes on where it stopped.
+A run that was killed is resumed by the same command.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from enum import Enum
@@ -21,15 +20,15 @@ import torch
 import typer
 
 import avgrad
-from avgrad.engine.methods import Pooling, list_methods, resolve_layers
-from avgrad.errors import CheckpointError, UnsupportedModelError
+from avgrad.engine.methods import Pooling, list_methods, parse_layers, resolve_layers
+from avgrad.errors import InputError, UnsupportedModelError
 from avgrad.files import write_atomic
 from eval.ade20k_data import Ade20k, Prompt
 from eval.dataset import DataError
 from eval.report import HEADER, Published, latex, markdown, table, write_page
 from eval.results import NORMALIZATIONS, Normalization, score, write_results
 from eval.runner import Settings, SoundModel, Timing, evaluate, process_group, rank_and_world
-from eval.store import RunError, RunFolder
+from eval.store import RunFolder
 
 _LEGRAD_PAPER = "Bousselham et al., ICCV 2025"
 PUBLISHED: dict[Prompt, list[Published]] = {
@@ -43,7 +42,7 @@ PUBLISHED: dict[Prompt, list[Published]] = {
     ],
 }
 
-# typer takes lists of choices as enumerations only
+# typer accepts lists of choices as enumerations only
 MethodName = Enum("MethodName", {name: name for name in list_methods()}, type=str)  # type: ignore[misc]
 NormalizationName = Enum("NormalizationName", {name: name for name in NORMALIZATIONS}, type=str)  # type: ignore[misc]
 
@@ -66,8 +65,8 @@ def benchmark(
         data: the benchmark's data.
         out: the run's folder.
         settings: how to evaluate.
-        arguments: what else was asked for; kept in the results.
-        normalizations: of the heatmaps, each for lines of its own.
+        arguments: of the command line, kept in the results.
+        normalizations: of the heatmaps; each has its own rows.
         workers: processes that load data.
         strict: whether any problem with the data is an error.
         with_latex: whether to print the table in LaTeX too.
@@ -86,8 +85,8 @@ def benchmark(
         return
     began = time.perf_counter()
     records = folder.records()
-    if strict and records.problems:  # of batches that were done before, without it
-        raise DataError(f"{records.problems[0]}; --strict accepts no problem")
+    if strict and records.problems:  # of batches evaluated before without --strict
+        raise DataError(f"{records.problems[0]}; --strict accepts none")
     figures = score(records, data.timings, data.side, normalizations)
     content = write_results(folder, records, figures)
     published = PUBLISHED[data.prompt]
@@ -104,17 +103,18 @@ def benchmark(
 
 
 def _tell_timing(folder: RunFolder, timing: Timing, scoring_seconds: float, workers: int) -> None:
-    """Prints what the run cost beyond the model's own work, and keeps it beside the results."""
+    """Prints the run's time beside the model's own, and keeps both beside the results."""
     if not timing.items:
         return
     whole = timing.seconds + scoring_seconds
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    memory = _peak_memory_gib()
     devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     graphics = max((torch.cuda.max_memory_allocated(device) / 2**30 for device in devices), default=0.0)
     print(
         f"{timing.items} items: {timing.model_seconds:.1f} s in the model and the methods, {whole:.1f} s in all "
-        f"({whole / timing.model_seconds:.2f} times; scores and report {scoring_seconds:.1f} s); at most "
-        f"{memory:.1f} GiB of memory" + (f" and {graphics:.1f} GiB on the GPU" if graphics else "")
+        f"(ratio {whole / timing.model_seconds:.2f}; scores and report {scoring_seconds:.1f} s)"
+        + (f"; peak memory {memory:.1f} GiB" if memory else "")
+        + (f", {graphics:.1f} GiB on the GPU" if graphics else "")
     )
     content = {
         **vars(timing),
@@ -129,16 +129,14 @@ def _tell_timing(folder: RunFolder, timing: Timing, scoring_seconds: float, work
     write_atomic(folder.path / "timing.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
-def parse_layers(text: str) -> int | tuple[int, ...] | None:
-    """The `layers` argument of `avgrad.attribute` from a command line.
-
-    >>> parse_layers("all"), parse_layers("-2"), parse_layers("0,5,11")
-    (None, -2, (0, 5, 11))
-    """
-    if text == "all":
+def _peak_memory_gib() -> float | None:
+    """The largest resident memory of this process so far; None where the system does not report it."""
+    try:
+        import resource
+    except ImportError:  # Windows
         return None
-    numbers = tuple(int(part) for part in text.split(","))
-    return numbers if "," in text else numbers[0]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def _default_device() -> str:
@@ -147,8 +145,8 @@ def _default_device() -> str:
 
 HELP = """The ADE20K Sound- and Speech-Prompted benchmark of DenseAV (Hamilton et al., CVPR 2024).
 
-Killed at any moment, the same command goes on where it stopped. Under torchrun it splits the work over processes,
-GPUs and hosts, with the same results.
+A run that was killed is resumed by the same command. Under torchrun the work is split over processes, GPUs and hosts,
+with the same results.
 """
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -156,36 +154,42 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command(help=HELP)
 def main(
     data: Annotated[Path, typer.Option(help="folder that holds prompted_segmentation.csv, or the one around it")],
-    prompt: Annotated[Prompt, typer.Option(help="what the prompts are")],
-    out: Annotated[Path, typer.Option(help="the run's folder: a new one, or the one to go on with")],
-    model: Annotated[str, typer.Option(help="a name that avgrad.load knows")] = "mini",
-    checkpoint: Annotated[Path | None, typer.Option(help="file to take the model's weights from")] = None,
+    prompt: Annotated[Prompt, typer.Option(help="sound or speech")],
+    out: Annotated[Path, typer.Option(help="the run's folder: a new one, or one to resume")],
+    model: Annotated[str, typer.Option(help="name for avgrad.load")] = "mini",
+    checkpoint: Annotated[Path | None, typer.Option(help="file with the model's weights")] = None,
     method: Annotated[
         list[MethodName] | None, typer.Option(help="repeat for several; by default legrad, cosine and raw_attention")
     ] = None,
     normalization: Annotated[
-        list[NormalizationName] | None, typer.Option(help="of the heatmaps; by default both, each in lines of its own")
+        list[NormalizationName] | None, typer.Option(help="of the heatmaps; by default both")
     ] = None,
     layers: Annotated[str, typer.Option(help="all, a first layer k, the last -k, or a list k,l,m")] = "all",
-    pooling: Annotated[Pooling, typer.Option(help="what a layer's score is of")] = "mean",
+    pooling: Annotated[Pooling, typer.Option(help="tokens that a layer's score is of")] = "mean",
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     workers: Annotated[int, typer.Option(min=1, help="processes that load data, per process")] = 2,
     threads: Annotated[
         int,
         typer.Option(min=1, help="CPU threads per process; the last bits of the results depend on it, "
-                     "and on the number of processes they do not"),
+                     "not on the number of processes"),
     ] = 1,
-    device: Annotated[str, typer.Option(help="such as cpu or cuda:0; by default a GPU if there is one")] = "",
+    device: Annotated[str, typer.Option(help="such as cpu or cuda:0; by default a GPU if available")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="evaluate only the first items")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="any problem with the data is an error")] = False,
     with_latex: Annotated[bool, typer.Option("--latex", help="print the table in LaTeX too")] = False,
 ) -> None:  # fmt: skip
     try:
         chosen = parse_layers(layers)
-    except ValueError:
-        raise typer.BadParameter(f"{layers!r}: all, 3, -2 or 0,5,11 is expected", param_hint="--layers") from None
+    except InputError as error:
+        raise typer.BadParameter(str(error), param_hint="--layers") from None
     methods = tuple(m.value for m in method or ()) or Settings().methods
-    settings = Settings(tuple(dict.fromkeys(methods)), chosen, pooling, batch_size, threads)
+    settings = Settings(
+        methods=tuple(dict.fromkeys(methods)),
+        layers=tuple(chosen) if isinstance(chosen, list) else chosen,
+        pooling=pooling,
+        batch_size=batch_size,
+        threads=threads,
+    )
     arguments: dict[str, object] = {
         "data": str(data),
         "prompt": prompt,
@@ -200,10 +204,10 @@ def main(
             model, checkpoint=checkpoint, device=device or _default_device(), towers=("vision", "audio")
         )
         if "audio" not in loaded.modalities:
-            raise UnsupportedModelError(f"{model} understands no sound; an ImageBind model is expected")
+            raise UnsupportedModelError(f"{model} has no audio encoder; an ImageBind model is expected")
         try:
             resolve_layers(chosen, len(loaded.vision.blocks))
-        except ValueError as error:
+        except InputError as error:
             raise typer.BadParameter(str(error), param_hint="--layers") from None
         with process_group():
             benchmark(
@@ -217,7 +221,7 @@ def main(
                 strict,
                 with_latex,
             )
-    except (DataError, RunError, CheckpointError, UnsupportedModelError) as error:
+    except InputError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
 

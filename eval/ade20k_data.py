@@ -1,4 +1,4 @@
-"""Reads ADE20KSoundPrompted and ADE20KSpeechPrompted in their published layout (Hamilton et al., CVPR 2024).
+"""ADE20K Sound-Prompted and Speech-Prompted in their published layout (Hamilton et al., CVPR 2024).
 
 prompted_segmentation.csv        one row per prompt
 frames/<image_location>          images
@@ -8,9 +8,7 @@ audio/<base name of vggsound_file or speech_prompt_file>
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -22,10 +20,11 @@ import torch
 from PIL import ExifTags, Image
 
 from avgrad.encoders.audio import log_mel_clips
-from avgrad.encoders.image import Preprocess
+from avgrad.encoders.image import Preprocess, center_crop
 from avgrad.errors import MediaError
 from avgrad.media import load_image, open_audio
-from eval.dataset import DataError, Item, Problem, Sample
+from avgrad.scenes.dataset import decode_annotation
+from eval.dataset import DataError, Item, Problem, Sample, checked_name, file_size, is_text, read_table, shown
 
 Prompt = Literal["sound", "speech"]
 
@@ -34,11 +33,12 @@ FOLDERS: Mapping[Prompt, str] = {"sound": "ADE20KSoundPrompted", "speech": "ADE2
 PROMPT_COLUMNS: Mapping[Prompt, str] = {"sound": "vggsound_file", "speech": "speech_prompt_file"}
 NAME_COLUMNS = ("class_name", "ade_class_name")
 SIDE = 224
-# "Advanced" uses this much more than the word's own time on each side.
+MAX_CLASSES = 26 * 256  # that an annotation can encode
+# "Advanced" adds this much to the time of the word on each side.
 MARGIN_SECONDS = 0.2
 
-# What undoes the turning upright of an image with the EXIF orientation 2 to 8.
-_TURN_BACK = {
+# The inverse of the transposition that the EXIF orientations 2 to 8 ask for.
+_INVERSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -48,24 +48,15 @@ _TURN_BACK = {
     8: Image.Transpose.ROTATE_270,
 }
 
-# What pandas, with which the original reads the table, takes for "no value".
+# What pandas, which reads the table in the original, takes for a missing value.
 _EMPTY = frozenset(
     ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
      "NULL", "NaN", "None", "n/a", "nan", "null"]
 )  # fmt: skip
 
 
-def central_square(image: Image.Image, side: int, resampling: Image.Resampling) -> Image.Image:
-    """The short side resized to `side`, then the central square, with torchvision's rounding."""
-    short = min(image.size)
-    width, height = (int(side * length / short) for length in image.size)
-    resized = image.resize((width, height), resampling)
-    left, top = (round((length - side) / 2.0) for length in resized.size)
-    return resized.crop((left, top, left + side, top + side))
-
-
 def as_stored(path: Path) -> Image.Image:
-    """An image as its pixels are stored, RGB: label maps are drawn over those, and the original heeds no EXIF either.
+    """An image as its pixels are stored, RGB: label maps match those, and the original ignores EXIF as well.
 
     Raises:
         MediaError: it cannot be read.
@@ -73,50 +64,44 @@ def as_stored(path: Path) -> Image.Image:
     upright = load_image(path)
     try:
         with Image.open(path) as image:
-            turned = _TURN_BACK.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a damaged EXIF block turned nothing
-        turned = None
-    return upright if turned is None else upright.transpose(turned)
-
-
-def class_ids(labels: Image.Image) -> np.ndarray:
-    """The class of each pixel of a label map, int32 `[H, W]`."""
-    channels = np.asarray(labels, dtype=np.int32)
-    ids: np.ndarray = channels[..., 0] // 10 * 256 + channels[..., 1]
-    return ids
+            inverse = _INVERSE.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a damaged EXIF block was ignored
+        inverse = None
+    return upright if inverse is None else upright.transpose(inverse)
 
 
 class Ade20k:
-    """ADE20K Sound- or Speech-Prompted, a `eval.dataset.DataSet`.
+    """ADE20K Sound- or Speech-Prompted, an `eval.dataset.DataSet`.
 
     Args:
         root: the folder that holds `prompted_segmentation.csv`, or the one around it.
         prompt: "sound" or "speech".
-        limit: only the first so many items; None for all.
+        limit: number of items, the first ones; None for all.
 
     Raises:
-        DataError: there is no such table, it cannot be read, lacks a column or has no rows of this prompt.
+        DataError: the table is missing or cannot be read, lacks a column or has no row for this prompt.
     """
 
     def __init__(self, root: str | Path, prompt: Prompt, limit: int | None = None) -> None:
         self.name, self.prompt, self.side = f"ade20k-{prompt}", prompt, SIDE
         self.timings: tuple[str, ...] = ("basic",) if prompt == "sound" else ("basic", "advanced")
         self.root = Path(root)
-        if not (self.root / CSV_NAME).exists() and (self.root / FOLDERS[prompt] / CSV_NAME).exists():
-            self.root /= FOLDERS[prompt]
         table = self.root / CSV_NAME
         try:
+            if not table.exists() and (self.root / FOLDERS[prompt] / CSV_NAME).exists():
+                self.root /= FOLDERS[prompt]
+                table = self.root / CSV_NAME
             content = table.read_bytes()
-            rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
         except FileNotFoundError:
             raise DataError(
                 f"{root} holds no {CSV_NAME}; the folder of {FOLDERS[prompt]} or the one around it is expected"
             ) from None
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{table} cannot be read ({error}); a CSV table in UTF-8 is expected") from None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{shown(str(table))} cannot be read ({error}); a CSV table is expected") from None
+        columns, rows = read_table(table, content)
         column = PROMPT_COLUMNS[prompt]
         needed = ["image_location", "ade_class_id", column, *(["timing"] if prompt == "speech" else [])]
-        missing = [name for name in needed if rows and name not in rows[0]]
+        missing = [name for name in needed if name not in columns]
         if missing:
             raise DataError(f"{table} has no column {missing[0]}; the columns {', '.join(needed)} are expected")
 
@@ -125,7 +110,7 @@ class Ade20k:
         self.num_rows = 0
         digest = hashlib.sha256(content)
         for number, row in enumerate(rows, start=1):
-            if (row[column] or "") in _EMPTY or _number(row["ade_class_id"]) == 0:
+            if row[column] in _EMPTY or _number(row["ade_class_id"]) == 0:
                 continue
             self.num_rows += 1
             try:
@@ -133,12 +118,12 @@ class Ade20k:
             except DataError as error:
                 self.problems.append(Problem(number, "unreadable row", str(error)))
                 continue
-            sizes = {path: self._size(path) for path in self._paths(item)}
-            absent = [str(path) for path, size in sizes.items() if size is None]
-            if absent:
-                self.problems.append(Problem(number, "missing file", ", ".join(absent)))
+            try:
+                sizes = [file_size(path) for path in self._paths(item)]
+            except DataError as error:
+                self.problems.append(Problem(number, "missing file", str(error)))
                 continue
-            digest.update(json.dumps([number, *sizes.values()]).encode())
+            digest.update(json.dumps([number, *sizes]).encode())
             items.append(item)
             if limit is not None and len(items) == limit:
                 break
@@ -150,19 +135,22 @@ class Ade20k:
             )
         self.items, self.fingerprint = items, digest.hexdigest()
 
-    def _item(self, number: int, row: Mapping[str, str | None]) -> Item:
-        image, prompt = (
-            (row["image_location"] or "").strip(),
-            (row[PROMPT_COLUMNS[self.prompt]] or "").strip(),
-        )
+    def _item(self, number: int, row: Mapping[str, str]) -> Item:
+        column = PROMPT_COLUMNS[self.prompt]
+        image = checked_name("image_location", row["image_location"].strip())
+        prompt = checked_name(column, row[column].strip().rsplit("/", 1)[-1])
         if not image.endswith(".jpg"):
-            raise DataError(f"image_location is {image!r}; a name that ends in .jpg is expected")
+            raise DataError(f"image_location is {shown(image)}; a name that ends in .jpg is expected")
         identity = _number(row["ade_class_id"])
-        if not identity.is_integer() or identity < 0:
-            raise DataError(f"ade_class_id is {row['ade_class_id']!r}; a whole number of 0 or more is expected")
-        name = next((row[key] for key in NAME_COLUMNS if row.get(key)), None) or str(int(identity))
-        span = _span(row["timing"] or "") if self.prompt == "speech" else None
-        return Item(number, image, int(identity), name, prompt.rsplit("/", 1)[-1], span)
+        if not identity.is_integer() or not 0 <= identity < MAX_CLASSES:
+            raise DataError(
+                f"ade_class_id is {shown(row['ade_class_id'])}; a whole number from 0 to {MAX_CLASSES - 1} is expected"
+            )
+        name = next((row[key] for key in NAME_COLUMNS if row.get(key)), str(int(identity)))
+        if not is_text(name):
+            raise DataError(f"the class's name is {shown(name)}; text in UTF-8 is expected")
+        span = _span(row["timing"]) if self.prompt == "speech" else None
+        return Item(number, image, int(identity), name, prompt, span)
 
     def _paths(self, item: Item) -> tuple[Path, Path, Path]:
         labels = item.image.removesuffix(".jpg") + "_seg.png"
@@ -173,7 +161,7 @@ class Ade20k:
         )
 
     def image_path(self, image: str) -> Path:
-        """Where an image lies."""
+        """The path of an image."""
         return self.root / "frames" / image
 
     def image(self, image: str, resampling: str = "bicubic") -> Image.Image:
@@ -183,17 +171,13 @@ class Ade20k:
             MediaError: it cannot be read.
         """
         whole = as_stored(self.image_path(image))
-        return central_square(whole, self.side, Image.Resampling[resampling.upper()])
-
-    @staticmethod
-    def _size(path: Path) -> int | None:
-        return path.stat().st_size if path.is_file() else None
+        return center_crop(whole, self.side, resampling)
 
     def load(self, item: Item, preprocess: Preprocess) -> Sample:
         """Load an item.
 
-        A model of another input size than 224 gets the square of 224 pixels resized to its size: all models see the
-        same part of the image.
+        For a model with another input size, the square of 224 pixels is resized to it, so that all models see the same
+        part of the image.
 
         Raises:
             DataError: one of its files cannot be read, or image and label map differ in size.
@@ -215,25 +199,25 @@ class Ade20k:
             digest = hashlib.sha256(b"".join(path.read_bytes() for path in (image_path, labels_path, audio_path)))
         except (MediaError, OSError) as error:
             raise DataError(str(error)) from error
-        square = central_square(image, self.side, Image.Resampling[preprocess.resampling.upper()])
-        mask = class_ids(central_square(labels, self.side, Image.Resampling.NEAREST)) == item.class_id
+        square = center_crop(image, self.side, preprocess.resampling)
+        mask = decode_annotation(np.asarray(center_crop(labels, self.side, "nearest"))) == item.class_id
         return Sample(preprocess(square), torch.stack(clips), torch.from_numpy(mask), digest.digest())
 
 
-def _number(text: str | None) -> float:
-    """The number that a field holds; NaN if it holds none."""
+def _number(text: str) -> float:
+    """The number in a field; NaN if it is none."""
     try:
-        return float(text or "")
+        return float(text)
     except ValueError:
         return math.nan
 
 
 def _span(text: str) -> tuple[float, float]:
-    """The time of the spoken word from the table: JSON `[start, end]`, in seconds."""
+    """The time of the spoken word: JSON `[start, end]`, in seconds."""
     try:
         begin, end = (float(value) for value in json.loads(text))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         begin = end = math.nan
     if not 0 <= begin < end < math.inf:
-        raise DataError(f"timing is {text!r}; JSON [start, end] in seconds is expected")
+        raise DataError(f"timing is {shown(text)}; JSON [start, end] in seconds is expected")
     return begin, end

@@ -1,7 +1,4 @@
-"""Two runs side by side, with a paired bootstrap over images for their difference.
-
-python -m eval.compare RUN_A RUN_B
-"""
+"""Two runs compared, with a paired bootstrap over images: `python -m eval.compare RUN_A RUN_B`."""
 
 from __future__ import annotations
 
@@ -13,20 +10,20 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from eval.dataset import DataError
+from avgrad.errors import InputError
 from eval.metrics import ClassScore, score_class, thresholds_between
 from eval.report import latex, markdown
 from eval.results import NORMALIZATIONS, Normalization, class_names, heatmaps, unpack_masks
 from eval.store import Array, Records, RunError, RunFolder
 
-# The scores of a class's own pixels are sorted into so many bins; the bootstrap counts bins, not pixels.
+# Bins for the scores of a class's own pixels; the bootstrap counts bins, not pixels.
 NUM_BINS = 256
 NUM_LARGEST = 5
 
 
 @dataclass(frozen=True)
 class _Counts:
-    """One class's pixels by image, from which its figures follow for any choice of images.
+    """One class's pixels by image: they determine its figures for any choice of images.
 
     Attributes:
         images: place of each image in the list of all, `[n]`.
@@ -97,7 +94,7 @@ class Difference:
         measure: "mAP" or "mIoU".
         a, b: the runs' figures, exact, in [0, 1].
         low, high: 95 % interval of b - a over images drawn with replacement.
-        p_value: two-sided: how often images drawn with replacement turn the difference round, doubled.
+        p_value: two-sided: twice the share of draws whose difference has the other sign.
     """
 
     measure: str
@@ -182,8 +179,8 @@ def compare(
         # the draws are made with binned scores; what that changes is the same in all of them and is taken out
         draws = drawn[1:, column] - drawn[0, column] + exact[1] - exact[0]
         low, high = np.percentile(draws, [2.5, 97.5])
-        turned = min(float((draws <= 0).mean()), float((draws >= 0).mean()))
-        p_value = min(1.0, max(2 * turned, 1 / replicates))
+        opposite = min(float((draws <= 0).mean()), float((draws >= 0).mean()))
+        p_value = min(1.0, max(2 * opposite, 1 / replicates))
         differences.append(Difference(measure, exact[0], exact[1], float(low), float(high), p_value))
     return differences, classes
 
@@ -236,7 +233,7 @@ def main(
     seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
     with_latex: Annotated[bool, typer.Option("--latex", help="print the table in LaTeX too")] = False,
 ) -> None:
-    """Two runs side by side, with a paired bootstrap over images for their difference.
+    """Compare two runs, with a paired bootstrap over images.
 
     By default every method that both runs have is compared, for each timing and normalization.
     """
@@ -244,11 +241,11 @@ def main(
         folders = RunFolder.open(run_a), RunFolder.open(run_b)
         a, b = common(folders[0].records(), folders[1].records())
         pairs = _pairs(a, b, method_a, method_b)
-    except (RunError, DataError) as error:
+    except InputError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     data, names = folders[0].manifest["data"], class_names(a)
-    header = ("Methods", "Prompt's time", "Normalization", "Measure", "A", "B", "B - A", "95 % interval", "p")
+    header = ("Methods", "Timing", "Normalization", "Measure", "A", "B", "B - A", "95 % interval", "p")
     rows: list[tuple[str, ...]] = []
     largest: list[tuple[str, ...]] = []
     for pair in pairs:

@@ -1,7 +1,7 @@
-"""How well heatmaps find masks: average precision and intersection over union, per class (Hamilton et al., CVPR 2024).
+"""Prompted segmentation: average precision and intersection over union per class (Hamilton et al., CVPR 2024).
 
-Both are computed from one ascending sort of a class's scores, a class at a time. torchmetrics gives the same average
-precision (the tests hold this file against it), but needs several 64-bit copies of every pixel for it.
+Own code where torchmetrics has an average precision, because both figures come from one sort of a class's scores;
+torchmetrics needs several 64-bit copies of every pixel. The tests compare both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RECALL_LEVELS: Array = np.linspace(0.0, 1.0, 101)
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class is found.
+    """The figures of one class.
 
     Attributes:
         average_precision: over all pixels of all its images; NaN where no pixel belongs to the class.
@@ -42,7 +42,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class SegmentationScore:
-    """How well all classes are found.
+    """The figures of all classes.
 
     Attributes:
         classes: by class id, ascending.
@@ -59,6 +59,16 @@ class SegmentationScore:
     def mean_iou(self) -> float:
         """Mean over the classes that have pixels, in [0, 1]; NaN where none has."""
         return _mean([score.iou for score in self.classes.values()])
+
+    @property
+    def mean_average_precision_as_published(self) -> float:
+        """As DenseAV's evaluation has it: a class without pixels counts as 0."""
+        return _mean([float(np.nan_to_num(score.average_precision)) for score in self.classes.values()])
+
+    @property
+    def mean_iou_as_published(self) -> float:
+        """As DenseAV's evaluation has it: a class without pixels counts as 0."""
+        return _mean([float(np.nan_to_num(score.iou)) for score in self.classes.values()])
 
     @property
     def precision(self) -> Array:
@@ -131,13 +141,13 @@ def prompted_segmentation(
     """Per class: average precision over all pixels of all its images, and the best IoU of 20 thresholds.
 
     The protocol of DenseAV (Hamilton et al., CVPR 2024): the thresholds are evenly spaced between the smallest and the
-    largest heatmap value of the class. A class none of whose images has a pixel of it scores NaN and is left out of the
-    means.
+    largest heatmap value of the class. A class without any pixel scores NaN and is left out of the means; the
+    original counts it as 0, which `SegmentationScore` gives as `..._as_published`.
 
     Args:
         heatmaps: one per prompt, normalized over the data set or each by itself, `[N, H, W]`.
-        masks: where the thing is, boolean, `[N, H, W]`.
-        class_ids: what the thing is, integers, `[N]`.
+        masks: pixels of the class, boolean, `[N, H, W]`.
+        class_ids: integers, `[N]`.
 
     Raises:
         ValueError: arguments of the wrong shape or type, or values that are not finite.

@@ -1,4 +1,4 @@
-"""A run's figures as a table to paste (Markdown, LaTeX) and as a page to look at (`report.html`)."""
+"""A run's figures as tables (Markdown, LaTeX) and as a page (`report.html`)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tabulate import tabulate
 
 from avgrad.errors import MediaError
 from avgrad.files import write_atomic
@@ -42,11 +43,11 @@ class Published:
     source: str
 
 
-HEADER = ("Method", "Prompt's time", "Normalization", "mAP", "mIoU")
+HEADER = ("Method", "Timing", "Normalization", "mAP", "mIoU")
 
 
 def table(model: str, figures: Sequence[Figures], published: Sequence[Published]) -> list[tuple[str, ...]]:
-    """The rows under `HEADER`, figures in percent; the papers' own come last and say so."""
+    """The rows under `HEADER`, figures in percent; the papers' own rows come last."""
     ours: list[tuple[str, ...]] = [
         (
             f"{model}, {line.method}",
@@ -69,24 +70,23 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table.
 
     >>> print(markdown(("Method", "mAP"), [("legrad", "48.0")]))
-    | Method |  mAP |
-    | :----- | ---: |
-    | legrad | 48.0 |
+    | Method   |   mAP |
+    |:---------|------:|
+    | legrad   |  48.0 |
     """
-    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
-    numeric = [all(_is_number(row[place]) for row in rows) for place in range(len(header))]
+    return _tabulate(header, rows, "pipe")
 
-    def line(cells: Sequence[str]) -> str:
-        padded = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric, strict=True))
-        return f"| {' | '.join(padded)} |"
 
-    rule = ["-" * (width - 1) + ":" if n else ":" + "-" * (width - 1) for width, n in zip(widths, numeric, strict=True)]
-    return "\n".join([line(header), line(rule), *(line(row) for row in rows)])
+def _tabulate(header: Sequence[str], rows: Sequence[Sequence[str]], table_format: str) -> str:
+    columns = zip(*rows, strict=True) if rows else [()] * len(header)
+    align = ["right" if all(map(_is_number, column)) else "left" for column in columns]
+    # the cells are formatted already
+    return tabulate(rows, header, tablefmt=table_format, disable_numparse=True, colalign=align)
 
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        float(text or 0)
     except ValueError:
         return False
     return True
@@ -94,18 +94,7 @@ def _is_number(text: str) -> bool:
 
 def latex(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The same table in LaTeX, for the booktabs package."""
-    columns = "".join("r" if all(_is_number(row[place]) for row in rows) else "l" for place in range(len(header)))
-    lines = [" & ".join(_escape_latex(cell) for cell in row) + r" \\" for row in (header, *rows)]
-    return "\n".join(
-        [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule",
-         r"\end{tabular}"]
-    )  # fmt: skip
-
-
-def _escape_latex(text: str) -> str:
-    for character in "&%$#_{}":
-        text = text.replace(character, f"\\{character}")
-    return text
+    return _tabulate(header, rows, "latex_booktabs")
 
 
 # ------------------------------------------------------------------ the page
@@ -141,7 +130,7 @@ def write_page(
         records: the run's results.
         figures: the lines of the table.
         published: the papers' lines.
-        image: gives the evaluated square of an image by its name.
+        image: returns the evaluated square of an image by its name.
     """
     rows = table(content["model"]["name"], figures, published)
     title = f"{content['benchmark']}: {content['model']['name']}"
@@ -154,11 +143,11 @@ def write_page(
 <title>{_text(title)}</title><style>{STYLE}</style></head><body>
 <h1>{_text(title)}</h1>
 <p>{data["evaluated_items"]} of {data["rows"]} rows evaluated, {data["classes"]} classes. Figures in percent, means over
-classes. Rows in italics are the papers' own figures, measured on the original data.</p>
+classes. Rows in italics are published figures, measured on the original data.</p>
 {_html_table(HEADER, rows, len(figures))}
 <h2>Precision and recall</h2><p>Mean over classes.</p>{_curves(figures)}
 <h2>Best and worst classes</h2>{_extremes(figures[0], class_names(records))}
-<h2>Images</h2><p>From the best class to the worst; each heatmap stretched to its own range.</p>
+<h2>Images</h2><p>From the best class to the worst; each heatmap min-max normalized.</p>
 {_images(records, figures[0], data["side"], image)}
 <h2>Problems with the data</h2><p>{_text(counts)}</p><details><summary>By row</summary><ul>{listed}</ul></details>
 <h2>Settings</h2><pre>{_text(_indented(settings))}</pre>

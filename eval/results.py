@@ -1,4 +1,4 @@
-"""From the heatmaps of a finished run to its figures: `results.json` and `per_class.csv`."""
+"""The figures of a finished run: `results.json` and `per_class.csv`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ NORMALIZATIONS: tuple[Normalization, ...] = ("dataset", "image")
 
 @dataclass(frozen=True)
 class Figures:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-        method: how the heatmaps were made.
-        timing: which part of the prompts was used.
-        normalization: over the data set, or each map by itself.
+        method: attribution method.
+        timing: the part of the prompts that was used.
+        normalization: over the data set, or of each map.
         score: per class, and the means.
     """
 
@@ -56,10 +56,10 @@ def heatmaps(raw: Array, normalization: Normalization, side: int, low: float, hi
 
     Args:
         raw: on the patch grid, `[N, gh, gw]`.
-        normalization: "dataset": the whole set's smallest and largest value become 0 and 1 before the maps are
-            upsampled (DenseAV); "image": each upsampled map's own do (LeGrad).
-        side: height and width to enlarge them to.
-        low, high: the whole set's smallest and largest raw value.
+        normalization: "dataset": min-max over the data set, before the maps are upsampled (DenseAV); "image":
+            min-max of each upsampled map (LeGrad).
+        side: height and width of the upsampled maps.
+        low, high: smallest and largest raw value of the data set.
 
     Returns:
         `[N, side, side]`, float32 in [0, 1].
@@ -74,7 +74,7 @@ def heatmaps(raw: Array, normalization: Normalization, side: int, low: float, hi
 def score(
     records: Records, timings: Sequence[str], side: int, normalizations: Sequence[Normalization]
 ) -> list[Figures]:
-    """Every line of the table; full-size heatmaps exist for one class per core at a time.
+    """Every row of the table; full-size heatmaps exist for one class per core at a time.
 
     Raises:
         DataError: there are no records.
@@ -139,6 +139,8 @@ def write_results(folder: RunFolder, records: Records, figures: Sequence[Figures
             "normalization": line.normalization,
             "mean_average_precision": _json(line.score.mean_average_precision),
             "mean_iou": _json(line.score.mean_iou),
+            "mean_average_precision_as_published": _json(line.score.mean_average_precision_as_published),
+            "mean_iou_as_published": _json(line.score.mean_iou_as_published),
             "classes": [
                 {
                     "class_id": class_id,

@@ -35,7 +35,7 @@ PACKAGES = ("avgrad", "torch", "torchaudio", "numpy", "pillow", "soundfile", "av
 
 
 class SoundModel(Protocol):
-    """What a benchmark needs of a model: `avgrad.load` gives one."""
+    """What the benchmark needs of a model of `avgrad.load`."""
 
     name: str
     preprocess: Preprocess
@@ -50,14 +50,14 @@ class SoundModel(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is evaluated; all of it may change the results' last bits, and is kept with them.
+    """How a model is evaluated; kept with the results, whose last bits depend on all of it.
 
     Attributes:
         methods: names in `avgrad.list_methods()`.
         layers: as in `avgrad.attribute`.
         pooling: as in `avgrad.attribute`.
         batch_size: items per batch.
-        threads: CPU threads per process; sums are split differently over another number of them.
+        threads: CPU threads per process; the order of sums depends on it.
     """
 
     methods: tuple[str, ...] = ("legrad", "cosine", "raw_attention")
@@ -69,12 +69,12 @@ class Settings:
 
 @dataclass
 class Timing:
-    """Where the time of one process went.
+    """The time of one process.
 
     Attributes:
-        items: how many it evaluated.
+        items: number of items it evaluated.
         model_seconds: in the model and the methods.
-        seconds: in all, without loading the model.
+        seconds: total, without loading the model.
     """
 
     items: int = 0
@@ -86,7 +86,7 @@ class Timing:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """The number of this process and of all, as torchrun tells them."""
+    """The rank of this process and the number of processes, from torchrun's environment."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -94,9 +94,9 @@ def rank_and_world() -> tuple[int, int]:
 def process_group() -> Iterator[None]:
     """Connects the processes that torchrun started; does nothing for a single one."""
     if rank_and_world()[1] > 1:
-        # only small things are exchanged, and a process may wait for another as long as that computes
+        # only small messages are exchanged, and a process may wait for as long as another one computes
         dist.init_process_group("gloo", timeout=timedelta(days=7))
-    yield  # not in a try: after an error the others may never come to the end, and waiting for them would hide it
+    yield  # no try: after an error the others may never finish, and waiting for them would hide it
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -106,7 +106,7 @@ def _barrier() -> None:
         dist.barrier()
 
 
-# ------------------------------------------------------------------ what the results depend on
+# ------------------------------------------------------------------ the manifest
 
 
 def model_fingerprint(model: SoundModel) -> str:
@@ -187,7 +187,7 @@ class _Batches(Dataset[_Batch]):
             except DataError as error:
                 problems.append(Problem(item.row, "unreadable file", str(error)))
                 continue
-            if not sample.mask.any():  # it stays in, as in the original: a heatmap can be wrong about it
+            if not sample.mask.any():  # it counts, as in the original: a heatmap can be wrong about it
                 message = (
                     f"{item.image} shows no {item.class_name} (class {item.class_id}) in the part that is evaluated"
                 )
@@ -231,23 +231,23 @@ def evaluate(
     strict: bool = False,
     notice: Callable[[str], None] = print,
 ) -> tuple[RunFolder, Timing]:
-    """Compute the heatmaps of a whole data set, or what is left of it, and keep them.
+    """Compute and store the heatmaps of a data set, or of what is left of it.
 
-    With torchrun every process calls this; the first has all results in its folder afterwards, also where the
-    processes have no common file system.
+    With torchrun every process calls this; the first one ends up with all results in its folder, even without a common
+    file system.
 
     Args:
         model: moved to its device.
         data: the benchmark's data.
         out: the run's folder.
         settings: how to evaluate.
-        arguments: what else was asked for, for the record.
+        arguments: of the command line, kept in the manifest.
         workers: processes that load data, 1 or more.
         strict: stop at the first problem with the data.
-        notice: is told each problem.
+        notice: called with each problem.
 
     Returns:
-        The folder, and where the time of this process went so far.
+        The folder, and the time of this process.
 
     Raises:
         RunError: the folder holds another run.
@@ -262,10 +262,10 @@ def evaluate(
         for problem in data.problems:
             notice(str(problem))
     if strict and data.problems:
-        raise DataError(f"{data.problems[0]} (and {len(data.problems) - 1} more problems); --strict accepts none")
+        raise DataError(f"{data.problems[0]}; --strict accepts none")
     manifest = make_manifest(model, data, settings, arguments, view.device)
-    for turn in range(world):  # one after the other: they may share the folder
-        if turn == rank:
+    for current in range(world):  # one after the other: they may share the folder
+        if current == rank:
             folder = RunFolder.begin(out, manifest)
         _barrier()
 
@@ -277,7 +277,7 @@ def evaluate(
     with cpu_threads(settings.threads), bar as progress:
         for batch in loader:
             if strict and batch.problems:
-                raise DataError(f"{batch.problems[0]}; --strict accepts no problem")
+                raise DataError(f"{batch.problems[0]}; --strict accepts none")
             for problem in batch.problems:
                 notice(str(problem))
             started = time.perf_counter()
@@ -294,7 +294,7 @@ def evaluate(
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Lets PyTorch use so many threads for one operation, meanwhile."""
+    """Sets the number of PyTorch's CPU threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -310,7 +310,7 @@ def _as_it_is(batch: Any) -> Any:
 def _progress(
     rank: int, world: int, num_items: int, batch_size: int, numbers: Sequence[int], todo: Sequence[int]
 ) -> AbstractContextManager[Any]:
-    """A bar with rate and time left, of the first process's share."""
+    """A progress bar over the first process's share."""
     if rank:
         return nullcontext()
     from tqdm import tqdm
@@ -325,7 +325,7 @@ def _progress(
 
 
 def _collect(folder: RunFolder, num_batches: int, rank: int, world: int) -> None:
-    """Brings the batches that the first process cannot see to it, one at a time."""
+    """Sends the batches that the first process cannot see to it, one at a time."""
     if world == 1:
         return
     dist.barrier()

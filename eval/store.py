@@ -1,6 +1,6 @@
-"""A run on disk: a manifest of what was asked for, and one file of results per batch, written once and never changed.
+"""A run on disk: a manifest of its arguments, and one file of results per batch, written once and never changed.
 
-A batch's file appears under its name only when it is complete, so a run that was killed at any moment goes on with the
+A batch's file appears under its name only when it is complete, so a run that was killed resumes with the
 first batch that has none.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from avgrad.errors import InputError
 from avgrad.files import write_atomic
 from eval.dataset import Problem
 
@@ -23,8 +24,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MANIFEST = "manifest.json"
 
 
-class RunError(ValueError):
-    """A run that cannot go on or cannot be read; the message says in one sentence why."""
+class RunError(InputError):
+    """A run that cannot be resumed or read; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ class Records:
         images: name of each item's image.
         class_ids: `[N]`.
         class_names: one per item.
-        masks: where the things are, packed eight pixels to a byte, `[N, side * side / 8]`.
+        masks: pixels of the class, packed eight pixels to a byte, `[N, side * side / 8]`.
         maps: for each method raw heatmaps on the patch grid, float32 `[N, P, gh, gw]`.
         digests: SHA-256 of each item's files, `[N, 32]`.
-        problems: what was wrong with items that were loaded, evaluated or not.
+        problems: of items that were loaded, evaluated or not.
     """
 
     rows: Array
@@ -107,7 +108,11 @@ class RunFolder:
             RunError: the folder holds a run with another manifest, or something else.
         """
         manifest = json.loads(json.dumps(manifest))
-        if (path / MANIFEST).exists():
+        try:
+            exists = (path / MANIFEST).exists()
+        except OSError as error:
+            raise RunError(f"--out cannot be used ({error}); name another folder") from None
+        if exists:
             existing = cls.open(path)
             difference = _difference(existing.manifest, manifest)
             if difference:
@@ -116,10 +121,13 @@ class RunFolder:
                     "another folder with --out"
                 )
             return existing
-        if path.exists() and (not path.is_dir() or any(path.glob("[!.]*"))):
-            raise RunError(f"{path} exists and is no run of this benchmark; name another folder with --out")
-        (path / "batches").mkdir(parents=True, exist_ok=True)
-        write_atomic(path / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        try:
+            if path.exists() and (not path.is_dir() or any(path.glob("[!.]*"))):
+                raise RunError(f"{path} exists and is no run of this benchmark; name another folder with --out")
+            (path / "batches").mkdir(parents=True, exist_ok=True)
+            write_atomic(path / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        except OSError as error:
+            raise RunError(f"--out cannot be written ({error}); name another folder") from None
         return cls(path, manifest)
 
     @classmethod

@@ -16,6 +16,7 @@ from golden.files import Golden
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.loading import save_random_checkpoint
+from tests.browser import NO_BROWSER
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +54,10 @@ def huge_checkpoint(original: ModuleType, tmp_path_factory: pytest.TempPathFacto
     save_random_checkpoint(path, shapes)
     yield path
     path.unlink()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says in one line how to get a browser if the tests of the page were skipped."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NO_BROWSER in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests skipped: {NO_BROWSER}")

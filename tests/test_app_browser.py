@@ -268,6 +268,7 @@ def test_screens(browser: Browser, server: Server, size: tuple[int, int], scheme
         assert (sum(int(part) for part in dark[4:-1].split(",")) < 200) == (scheme == "dark")
         if SCREENSHOTS:
             visit.page.evaluate("document.querySelector('[data-testid=stMain]').scrollTo(0, 0)")
+            visit.page.mouse.move(0, 0)
             visit.page.wait_for_timeout(500)  # fonts and players fade in
             with Image.open(io.BytesIO(visit.page.screenshot())) as shot:
                 few = shot.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT)

@@ -378,6 +378,11 @@ def test_from_original_refuses_other_models() -> None:
 @pytest.mark.parametrize("name", ["c.pth", "c.safetensors"])
 def test_byte_ranges(name: str, tensors: dict[str, Tensor], tmp_path: Path) -> None:
     path = save(tensors, tmp_path / name)
+    if name == "c.pth":
+        storage = torch.load(path, map_location="meta", weights_only=True)["a"].untyped_storage()
+        if not hasattr(storage, "_checkpoint_offset"):  # older releases of torch do not note it
+            assert byte_ranges(path, SHAPES) == []
+            return
     parts = read(path, byte_ranges(path, SHAPES))
     assert sorted(parts) == sorted(tensors[key].numpy().tobytes() for key in SHAPES)
 

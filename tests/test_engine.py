@@ -7,81 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from random_views import PATCH, WIDTH, Kind, attention_pooler, modules_of, random_input, random_view
 from torch import Tensor
 
 from avgrad import attribute
 from avgrad.engine import legrad as legrad_module
 from avgrad.engine.methods import list_methods, resolve_layers
-from avgrad.engine.view import (
-    Activation,
-    Block,
-    Head,
-    Norm,
-    ViTView,
-    activate,
-    activation_derivative_,
-)
+from avgrad.engine.mlp import Activation, activate, activation_derivative_
 from avgrad.errors import UnsupportedModelError
-
-WIDTH, PATCH = 24, 4
-
-
-def random_view(
-    seed: int = 0,
-    *,
-    heads: int = 3,
-    layers: int = 3,
-    prefix: int = 1,
-    activation: Activation = "gelu",
-    layer_scale: bool = False,
-    bias: bool = True,
-    affine: bool = True,
-    head: bool = True,
-    dtype: torch.dtype = torch.float64,
-) -> ViTView:
-    """A random transformer without position embeddings, so that any grid will do."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def number(*shape: int, scale: float = 0.3) -> Tensor:
-        return (torch.randn(*shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
-
-    def norm() -> Norm:
-        return Norm(1 + number(WIDTH), number(WIDTH), 1e-6) if affine else Norm(None, None, 1e-5)
-
-    hidden = 3 * WIDTH  # not the usual 4, so that a mixed-up dimension shows
-    blocks = [
-        Block(
-            norm1=norm(),
-            qkv_weight=number(3 * WIDTH, WIDTH),
-            qkv_bias=number(3 * WIDTH) if bias else None,
-            out_weight=number(WIDTH, WIDTH),
-            out_bias=number(WIDTH) if bias else None,
-            num_heads=heads,
-            norm2=norm(),
-            fc1_weight=number(hidden, WIDTH),
-            fc1_bias=number(hidden) if bias else None,
-            fc2_weight=number(WIDTH, hidden),
-            fc2_bias=number(WIDTH) if bias else None,
-            activation=activation,
-            scale1=number(WIDTH, scale=1.0) if layer_scale else None,
-            scale2=number(WIDTH, scale=1.0) if layer_scale else None,
-        )
-        for _ in range(layers)
-    ]
-    kernel, tokens = number(WIDTH, 3, PATCH, PATCH), number(1, prefix, WIDTH)
-
-    def embed(pixels: Tensor) -> Tensor:
-        patches = torch.conv2d(pixels, kernel, stride=PATCH).flatten(2).transpose(1, 2)
-        return torch.cat([tokens.expand(len(pixels), -1, -1), patches], dim=1)
-
-    last = Head(norm(), number(10, WIDTH), number(10)) if head else Head(None, None)
-    return ViTView(embed, blocks, last, PATCH, prefix, pool="cls" if prefix else "mean")
-
-
-def random_input(view: ViTView, batch: int, height: int, width: int, prompts: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.randn(batch, 3, height, width, generator=generator, dtype=torch.float64)
-    return pixels.to(view.dtype), torch.randn(batch, prompts, view.embed_dim, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
@@ -107,6 +40,75 @@ def test_closed_form_is_the_gradient(shape: dict[str, Any], pooling: Any) -> Non
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-14)
 
 
+EXTRAS = [
+    ("separate", "qk_norm", "rotary"),
+    ("v_norm", "bias", "scale"),
+    ("inner_norm", "gated", "mlp_norm"),
+    ("gate", "grouped", "softcap", "mlp_norm"),
+    ("head_gate", "inner_norm", "head_scale", "bias", "softcap", "separate", "grouped"),
+]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+@pytest.mark.parametrize("extras", [(), *EXTRAS], ids=str)
+@pytest.mark.parametrize("kind", ["pre_norm", "post_norm", "sandwich", "parallel", "parallel_things"])
+@torch.no_grad()
+def test_closed_form_of_every_kind(kind: Kind, extras: tuple[str, ...], norm: Any, pooling: Any) -> None:
+    activation: Activation = "silu" if "gated" in extras else "gelu"
+    view = random_view(
+        kind=kind, extras=extras, norm=norm, heads=4, layers=2, prefix=2, layer_scale=True, activation=activation
+    )
+    pixels, prompts = random_input(view, batch=2, height=4 * PATCH, width=3 * PATCH, prompts=3)
+    expected = attribute(view, pixels, prompts, "legrad_autograd", pooling=pooling, per_layer=True)
+    actual = attribute(view, pixels, prompts, "legrad", pooling=pooling, per_layer=True)
+    assert expected.amax() > 0
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-14)
+    # the ways through a block agree with each other
+    x, grid = view.embed(pixels), view.grid(pixels)
+    for block in view.blocks:
+        z = block(x, grid)
+        for other in (block.forward(x, grid)[0], block.run(x, *block.attention(x, grid))):
+            torch.testing.assert_close(other, z, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(block.run_context(x, block.context(x, grid)), z, rtol=1e-12, atol=1e-12)
+        assert block.attention(x, grid, slice(1, 3))[0].shape == (2, block.num_heads, 2, x.shape[1])
+        x = z
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("pool", ["cls", "mean", "mean_all", "cls_mean", "prefix"])
+def test_heads_and_pools(pool: Any, tail: bool, pooling: Any) -> None:
+    view = random_view(pool=pool, tail=tail, prefix=2, layers=2, patch=(4, 8))
+    pixels, prompts = random_input(view, batch=2, height=8, width=24, prompts=3)
+    expected = attribute(view, pixels, prompts, "legrad_autograd", pooling=pooling, per_layer=True)
+    actual = attribute(view, pixels, prompts, "legrad", pooling=pooling, per_layer=True)
+    assert actual.shape == (2, 3, 2, 2, 3)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"own_norms": True, "num_skipped": 1},
+        {"queries": 3},
+        {"queries": 3, "pool": "mean", "qk_norm": True},
+        {"positions": 12, "num_skipped": 1},
+    ],
+    ids=str,
+)
+def test_poolers(options: dict[str, Any]) -> None:
+    view = random_view(layers=2)
+    view = replace(view, pooler=attention_pooler(**options), norm_before_pool="own_norms" not in options)
+    pixels, prompts = random_input(view, batch=2, height=4 * PATCH, width=3 * PATCH, prompts=3)
+    for layer_cosine in (None, False):
+        scored = replace(view, layer_cosine=layer_cosine)
+        expected = attribute(scored, pixels, prompts, "legrad_autograd", per_layer=True)
+        actual = attribute(scored, pixels, prompts, "legrad", per_layer=True)
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-14)
+
+
 def test_closed_form_without_class_token() -> None:
     view = random_view(prefix=0)
     pixels, prompts = random_input(view, batch=1, height=3 * PATCH, width=7 * PATCH, prompts=2)
@@ -118,7 +120,7 @@ def test_closed_form_without_class_token() -> None:
         attribute(view, pixels, prompts, "raw_attention")
 
 
-@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "quick_gelu", "relu"])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "sigmoid", "identity"])
 def test_activation_derivative(activation: Activation) -> None:
     x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(activate(activation, x).sum(), x)
@@ -166,22 +168,22 @@ def test_baselines_follow_their_definitions() -> None:
     pixels, prompts = random_input(view, batch=1, height=2 * PATCH, width=3 * PATCH, prompts=2)
     x = view.embed(pixels)
     for block in view.blocks[:-1]:
-        x = block(x)
-    q, k, _ = view.blocks[-1].heads(x)
+        x = block(x, (2, 3))
+    q, k, _ = view.blocks[-1].heads(x, (2, 3))
     attention = torch.softmax(q[0] @ k[0].mT / (WIDTH // 3) ** 0.5, -1).mean(0)[0, 1:].view(2, 3)
     raw = attribute(view, pixels, prompts, "raw_attention", per_layer=True)
     torch.testing.assert_close(raw, attention.expand(1, 2, 1, 2, 3))
-    patches = view.head(view.blocks[-1](x))[0, 1:]
+    patches = view.head(view.blocks[-1](x, (2, 3)))[0, 1:]
     similarity = torch.cosine_similarity(prompts[0][:, None], patches[None], dim=-1).view(1, 2, 1, 2, 3)
     torch.testing.assert_close(attribute(view, pixels, prompts, "cosine", per_layer=True), similarity)
 
 
 def test_nothing_of_a_graph_is_built() -> None:
     view = random_view()
-    trained = replace(view, blocks=[replace(b, qkv_weight=b.qkv_weight.requires_grad_()) for b in view.blocks])
+    assert all(parameter.requires_grad for module in modules_of(view) for parameter in module.parameters())
     pixels, prompts = random_input(view, batch=1, height=8, width=8, prompts=1)
     for method in list_methods():
-        assert not attribute(trained, pixels, prompts, method).requires_grad
+        assert not attribute(view, pixels, prompts, method).requires_grad
 
 
 def test_bfloat16_stays_close() -> None:
@@ -210,9 +212,18 @@ def test_records_hold_no_more_than_they_need(pooling: Any) -> None:
     caches: list[Any] = []
     legrad_module.forward(view, pixels, [0, 1, 2], pooling, caches.append)
     for cache in caches:
-        fields = [value for value in vars(cache).values() if isinstance(value, Tensor)]
-        assert len(fields) == 5
-        assert all(value.untyped_storage().nbytes() == value.nbytes for value in fields)
+        tensors = tensors_of(cache)
+        assert len(tensors) == 5
+        assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in tensors)
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return tensors_of(list(value.values()))
+    items = value if isinstance(value, list | tuple) else vars(value).values() if hasattr(value, "__dict__") else []
+    return [tensor for item in items for tensor in tensors_of(item)]
 
 
 def test_wrong_arguments_are_said() -> None:

@@ -12,7 +12,7 @@ from eval_small import write_data
 from typer.testing import CliRunner
 
 from avgrad.engine.methods import list_methods
-from eval.ade20k import app, parse_layers
+from eval.ade20k import app
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +26,16 @@ def test_every_method_is_a_choice() -> None:
     assert "|".join(list_methods()) in told.output
 
 
-@pytest.mark.parametrize(("text", "layers"), [("all", None), ("3", 3), ("-2", -2), ("0,5,-1", (0, 5, -1))])
-def test_layers(text: str, layers: object) -> None:
-    assert parse_layers(text) == layers
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--data", "nowhere"], 1, "nowhere holds no prompted_segmentation.csv"),
         (["--model", "nonsense"], 1, "there is no model 'nonsense'"),
         (["--checkpoint", "nowhere.pth"], 1, "there is no checkpoint nowhere.pth"),
-        (["--layers", "some"], 2, "'some': all, 3, -2 or 0,5,11 is expected"),
+        (["--layers", "some"], 2, "layers 'some' is neither 'all', a number nor a list"),
+        (["--layers", "40"], 2, "layers=40 is out of range"),
+        (["--data", "x" * 300], 1, "File name too long"),
+        (["--out", "x" * 300], 1, "File name too long"),
         (["--method", "guessing"], 2, "'guessing' is not one of"),
     ],
 )

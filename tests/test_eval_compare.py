@@ -105,7 +105,7 @@ def test_the_command(runs: tuple[Path, Path]) -> None:
     told = CliRunner().invoke(app, [a, b, "--replicates", "100", "--latex"])
     assert told.exit_code == 0, told.output
     assert "7 items of 7 images" in told.output
-    assert told.output.count("| cosine  |") == 4 and "legrad" not in told.output
+    assert told.output.count("| cosine    |") == 4 and "legrad" not in told.output
     assert r"\begin{tabular}" in told.output
     again = CliRunner().invoke(app, [a, b, "--replicates", "100", "--latex"])
     assert again.output == told.output
@@ -120,12 +120,12 @@ def test_the_command(runs: tuple[Path, Path]) -> None:
 def test_tables_can_be_pasted() -> None:
     header, rows = ("Method", "mAP"), [("raw_attention", "48.0"), ("a & b", "7.5")]
     assert markdown(header, rows).splitlines() == [
-        "| Method        |  mAP |",
-        "| :------------ | ---: |",
-        "| raw_attention | 48.0 |",
-        "| a & b         |  7.5 |",
+        "| Method        |   mAP |",
+        "|:--------------|------:|",
+        "| raw_attention |  48.0 |",
+        "| a & b         |   7.5 |",
     ]
-    assert latex(header, rows).splitlines() == [
+    assert [" ".join(line.split()) for line in latex(header, rows).splitlines()] == [
         r"\begin{tabular}{lr}",
         r"\toprule",
         r"Method & mAP \\",

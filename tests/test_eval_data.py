@@ -12,8 +12,9 @@ from PIL import ExifTags, Image
 from torchvision import transforms
 
 from avgrad.encoders.audio import log_mel_clips
+from avgrad.encoders.image import center_crop
 from avgrad.media import open_audio
-from eval.ade20k_data import Ade20k, as_stored, central_square, class_ids
+from eval.ade20k_data import Ade20k, as_stored
 from eval.dataset import DataError
 from eval.metrics import Array
 from eval.runner import Settings, evaluate
@@ -54,18 +55,13 @@ def test_the_folder_around_it_will_do(tmp_path: Path) -> None:
     assert len(Ade20k(tmp_path, "speech").items) == 1
 
 
-def test_class_ids_are_decoded_as_ade20k_encodes_them() -> None:
-    colors = np.array([[[0, 0, 9], [10, 44, 0], [19, 255, 1], [250, 7, 0]]], dtype=np.uint8)
-    assert class_ids(Image.fromarray(colors)).tolist() == [[0, 300, 511, 6407]]
-
-
 @pytest.mark.parametrize("size", [(640, 480), (333, 517), (224, 224), (101, 100), (50, 1000)])
-def test_squares_are_cut_as_torchvision_cuts_them(size: tuple[int, int]) -> None:
+def test_center_crop_is_that_of_torchvision(size: tuple[int, int]) -> None:
     image = Image.fromarray(GENERATOR(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-    for ours, theirs in (("BICUBIC", "BICUBIC"), ("NEAREST", "NEAREST")):
-        resize = transforms.Resize(224, transforms.InterpolationMode[theirs])
+    for resampling in ("bicubic", "bilinear", "nearest"):
+        resize = transforms.Resize(224, transforms.InterpolationMode[resampling.upper()])
         expected = transforms.CenterCrop(224)(resize(image))
-        square = central_square(image, 224, Image.Resampling[ours])
+        square = center_crop(image, 224, resampling)
         assert np.array_equal(np.asarray(square), np.asarray(expected))
 
 
@@ -99,7 +95,7 @@ def test_a_model_of_another_size_sees_the_same_part(tmp_path: Path) -> None:
     preprocess = small_model(image_size=112).preprocess
     sample = data.load(data.items[0], preprocess)
     assert sample.pixels.shape == (3, 112, 112)
-    square = central_square(Image.open(tmp_path / "frames" / "scene 0.jpg"), 224, Image.Resampling.BICUBIC)
+    square = center_crop(Image.open(tmp_path / "frames" / "scene 0.jpg"), 224)
     assert torch.equal(sample.pixels, preprocess(square))
 
 
@@ -116,6 +112,16 @@ def test_a_model_of_another_size_sees_the_same_part(tmp_path: Path) -> None:
         ({"ade_class_id": "2.5"}, "ade_class_id is '2.5'"),
         ({"image_location": "a.png"}, "image_location is 'a.png'; a name that ends in .jpg"),
         ({"image_location": ""}, "image_location is ''"),
+        ({"image_location": "/etc/a.jpg"}, "image_location is '/etc/a.jpg'; a path inside the data set's folder"),
+        ({"image_location": "../../frames/a.jpg"}, "image_location is '../../frames/a.jpg'; a path inside"),
+        ({"image_location": "x/../a.jpg"}, "a path inside the data set's folder is expected"),
+        ({"image_location": "C:\\a.jpg"}, "a path inside the data set's folder is expected"),
+        ({"image_location": "a\0.jpg"}, "a name in UTF-8 without control characters is expected"),
+        ({"image_location": "a\udcff.jpg"}, "image_location is 'a\\udcff.jpg'; a name in UTF-8"),
+        ({"speech_prompt_file": "x/.."}, "speech_prompt_file is '..'; a path inside"),
+        ({"speech_prompt_file": "\udcff.wav"}, "a name in UTF-8"),
+        ({"class_name": "\udcff"}, "the class's name is '\\udcff'"),
+        ({"ade_class_id": "1e300"}, "a whole number from 0 to 6655"),
     ],
 )
 def test_unreadable_rows_are_reported(tmp_path: Path, changes: dict[str, str], message: str) -> None:
@@ -138,6 +144,17 @@ def test_missing_files_are_reported(tmp_path: Path, missing: str) -> None:
     assert [item.row for item in data.items] == [1]
     assert [(p.row, p.kind) for p in data.problems] == [(2, "missing file")]
     assert str(tmp_path / missing) in data.problems[0].message
+
+
+def test_a_name_that_is_too_long_is_reported(tmp_path: Path) -> None:
+    write_item(tmp_path, "a", 300, GENERATOR(4))
+    write_table(tmp_path, "sound", [row("a" * 5000, "sound", 300), row("a", "sound", 300)])
+    data = Ade20k(tmp_path, "sound")
+    (problem,) = data.problems
+    assert (problem.row, problem.kind) == (1, "missing file")
+    assert "File name too long" in problem.message and len(problem.message) < 300
+    with pytest.raises(DataError, match=r"--strict accepts none"):
+        evaluate(small_model(), data, tmp_path / "run", Settings(("cosine",)), {}, 1, strict=True)
 
 
 def spoiled(root: Path) -> Path:
@@ -176,7 +193,7 @@ def test_strict_makes_problems_fatal(tmp_path: Path) -> None:
         evaluate(small_model(), data, tmp_path / "run", Settings(("cosine",)), {}, 1, strict=True)
     (tmp_path / "data" / "audio" / "a.wav").unlink()
     data = Ade20k(tmp_path / "data", "sound")
-    with pytest.raises(DataError, match=r"row 1: missing file: .*a\.wav .*--strict"):
+    with pytest.raises(DataError, match=r"row 1: missing file: .*a\.wav' does not exist; --strict accepts none"):
         evaluate(small_model(), data, tmp_path / "run", Settings(("cosine",)), {}, 1, strict=True)
 
 

@@ -17,7 +17,7 @@ def scenes() -> list[Scene]:
     ]
 
 
-def test_kinds_are_distinct() -> None:
+def test_classes_are_distinct() -> None:
     assert 16 <= len(CLASSES) <= 18
     assert len({object_class.name for object_class in CLASSES}) == len(CLASSES)
     ids = [object_class.ade_class_id for object_class in CLASSES]

@@ -50,7 +50,7 @@ def _show_layers(answer: Answer, display: Display) -> None:
     st.caption("Each map is min-max normalized by itself: a layer that adds almost nothing looks as hot as any other.")
     with st.container(horizontal=True, key="layer_grid"):
         for layer in result.layers:
-            alone = layer_alone(result, layer, answer.localizer.model.vision)
+            alone = layer_alone(result, layer)
             image = fitted(alone, _LAYER_SIDE).overlay(index, display.opacity, display.colormap)
             st.image(jpeg(image), f"layer {layer}", width=150, alt=f"Heatmap of layer {layer} alone")
 
@@ -128,7 +128,7 @@ def _png(image: Image.Image) -> bytes:
 
 def _npz(result: Localization) -> bytes:
     stream = io.BytesIO()
-    np.savez_compressed(stream, **result.arrays())
+    np.savez_compressed(stream, **result.arrays(heatmaps=True))
     return stream.getvalue()
 
 
@@ -150,7 +150,7 @@ def python_code(answer: Answer, display: Display, layer: int | None = None) -> s
     options = [repr(answer.result.model)]
     if layer is not None:
         options.append(f"layers=[{layer}]")
-        if answer.localizer.correction is not None:
+        if answer.localizer.settings.correction is not None:
             options.append("correction=None")
     lines += ["", f"localizer = avgrad.Localizer({', '.join(options)})"]
     if image.shrunk:
@@ -168,7 +168,7 @@ def python_code(answer: Answer, display: Display, layer: int | None = None) -> s
             lines.append(f"    {modality}=[{', '.join(given)}],")
     lines += [
         ")",
-        'result.save("out/")',
+        'result.save("out/", heatmaps=True)',
         f'result.overlay(0, opacity={display.opacity}, colormap="{display.colormap}").save("overlay.png")',
         f"mask = result.mask({display.threshold})  # bool [P, H, W]",
     ]

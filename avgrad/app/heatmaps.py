@@ -10,14 +10,11 @@ from html import escape
 
 import numpy as np
 import streamlit as st
-import torch.nn.functional as F
 from PIL import Image
 
 from avgrad.app.prompts import legend, verdicts
 from avgrad.app.session import Answer
 from avgrad.drawing import PALETTE, Colour, draw_outline
-from avgrad.engine.attribute import finish
-from avgrad.engine.view import ViTView
 from avgrad.localization import Localization
 
 COLORMAPS = ("turbo", "viridis", "inferno", "cividis", "coolwarm", "gray")
@@ -50,21 +47,17 @@ def has_layers(result: Localization) -> bool:
     return result.layer_maps.shape[1] == len(result.layers) > 1
 
 
-def layer_alone(result: Localization, layer: int, view: ViTView) -> Localization:
+def layer_alone(result: Localization, layer: int) -> Localization:
     """What `Localizer(..., layers=[layer])` gives, from the layer maps of a result and without the model."""
     maps = result.layer_maps[:, [result.layers.index(layer)]]
-    width, height = result.image.size
-    heatmaps = finish(view, maps.sum(1)[None], (height, width))[0]
-    return replace(result, heatmaps=heatmaps, layers=[layer], layer_maps=maps)
+    return replace(result, maps=maps[:, 0], layers=[layer], layer_maps=maps)
 
 
 def fitted(result: Localization, side: int) -> Localization:
     """The result resized for the screen, its longer side `side` pixels."""
     scale = side / max(result.image.size)
     width, height = (max(1, round(length * scale)) for length in result.image.size)
-    image = result.image.resize((width, height), Image.Resampling.BICUBIC)
-    heatmaps = F.interpolate(result.heatmaps[None], (height, width), mode="bilinear", antialias=scale < 1)[0]
-    return replace(result, image=image, heatmaps=heatmaps.clamp_(0, 1))
+    return replace(result, image=result.image.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def overlay(result: Localization, index: int, display: Display) -> Image.Image:
@@ -143,7 +136,7 @@ def show_heatmaps(answer: Answer, started: float) -> Shown:
     main, controls, others = st.container(key="heatmap"), st.container(key="controls"), st.container()
     with controls:
         display, layer = _controls(answer)
-    result = answer.result if layer is None else layer_alone(answer.result, layer, answer.localizer.model.vision)
+    result = answer.result if layer is None else layer_alone(answer.result, layer)
     with main:
         _show_first(answer, result, display)
     if len(answer.questions) > 1:

@@ -31,7 +31,7 @@ def show() -> None:
     with st.sidebar:
         model = choose_model(session)
     which = "the small bundled one, for drawings like the samples" if model.name == BUNDLED else "chosen in the sidebar"
-    st.html(f'{_HEAD}<p class="faint">Model: <b>{escape(model.name)}</b>, {which}.</p>')
+    st.html(f'{_HEAD}<p class="faint model">Model: <b>{escape(model.name)}</b>, {which}.</p>')
     choose_image(session)
     assert session.image is not None  # a sample at least
     left, right = st.columns([6, 5], gap="large")

@@ -38,10 +38,11 @@ _CSS = """
 .verdict { margin: .25rem 0 0; display: flex; flex-wrap: wrap; gap: .1rem .9rem; font-size: .95rem; }
 .verdict .no { background: #b93a0b; color: #fff; border-radius: .4rem; padding: 0 .5rem; }
 .verdict small { opacity: .7; font-variant-numeric: tabular-nums; font-size: .86rem; align-self: center; }
-.legend { display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; padding: 0; margin: 0; list-style: none; }
-.legend li { display: flex; align-items: center; gap: .4rem; overflow-wrap: anywhere; margin: 0; }
+ul.legend { display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; padding: 0; margin: 0; list-style: none; }
+ul.legend li { display: flex; align-items: center; gap: .4rem; overflow-wrap: anywhere; margin: 0; padding: 0; }
 [data-testid="stHeading"] h2 { font-size: 1.25rem; padding: .2rem 0 0; }
 .st-key-heatmap [data-testid="stImage"] img { max-height: 70vh; width: auto; max-width: 100%; border-radius: .7rem; }
+.model { margin-top: .5rem !important; }
 .faint { font-size: .84rem; opacity: .68; margin: 0; }
 @media (max-width: 640px) { [data-testid="stMainBlockContainer"] { padding: 2.8rem 1rem 3rem; }
   .st-key-tiles { flex-wrap: nowrap !important; overflow-x: auto; scrollbar-width: thin; padding-bottom: .4rem; }

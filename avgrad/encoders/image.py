@@ -19,6 +19,25 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_ASPECT = 3.0
 
 
+def center_crop(image: Image.Image, size: int, resampling: str = "bicubic") -> Image.Image:
+    """The short side resized to `size` pixels, then the central square, with torchvision's rounding.
+
+    Args:
+        image: any mode.
+        size: side of the square in pixels.
+        resampling: "bicubic", "bilinear" or "nearest".
+    """
+    from PIL import Image
+
+    width, height = image.size
+    short = min(width, height)
+    # torchvision's Resize truncates the length of the long side, and its CenterCrop rounds
+    lengths = int(size * width / short), int(size * height / short)
+    resized = image.resize(lengths, Image.Resampling[resampling.upper()])
+    left, top = (round((length - size) / 2.0) for length in resized.size)
+    return resized.crop((left, top, left + size, top + size))
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How a model wants its images.
@@ -49,12 +68,7 @@ class Preprocess:
         """
         if self.squash:
             return self._normalize(self._resize(image, (self.size, self.size)))
-        width, height = image.size
-        short = min(width, height)
-        # torchvision's Resize cuts the long side's length off where it is fractional, and CenterCrop rounds
-        resized = self._resize(image, (int(self.size * width / short), int(self.size * height / short)))
-        left, top = (round((side - self.size) / 2.0) for side in resized.size)
-        return self._normalize(resized.crop((left, top, left + self.size, top + self.size)))
+        return self._normalize(center_crop(image, self.size, self.resampling))
 
     def whole(self, image: Image.Image, size: int | None = None) -> Tensor:
         """The whole image, its proportions kept: no part of it is cut off, so a heatmap covers all of it.

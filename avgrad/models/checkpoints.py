@@ -8,6 +8,7 @@ import pickle
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,7 +129,8 @@ def byte_offsets(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) ->
 
     Returns:
         Offsets in bytes; keys are left out whose tensor is not one run of the file's bytes, as where a
-        transposed tensor or one of the other byte order was saved.
+        transposed tensor or one of the other byte order was saved, and all of a `.pth` file where torch is too old to
+        tell.
     """
     with open(path, "rb", buffering=0) as file:
         head = file.read(8)
@@ -276,12 +278,10 @@ def read_configuration(path: str | os.PathLike[str]) -> Configuration:
     """
     path = Path(path)
     metadata: dict[str, str] = {}
-    if path.is_file():  # a missing file is reported by `read_checkpoint`, and so is one of another format
-        try:
+    with suppress(OSError, SafetensorError):  # no such file, or of another format: `read_checkpoint` reports it
+        if path.is_file():  # reading a pipe or a device might never end
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-        except (OSError, SafetensorError):
-            pass
     try:
         entry = json.loads(metadata.get("avgrad", "{}"))
         config, vocabulary = entry.get("config", {}), entry.get("vocabulary")

@@ -23,7 +23,7 @@ from avgrad.engine.norms import Norm
 from avgrad.engine.parts import Linear
 from avgrad.engine.view import ViTView
 from avgrad.errors import CheckpointError
-from avgrad.media import open_audio
+from avgrad.media import Audio, open_audio
 from avgrad.models.checkpoints import check_layout, checkpoint_path, read_checkpoint, read_configuration
 from avgrad.models.model import Calibration
 from avgrad.models.registry import TOWERS, Entry, Family, Source, family
@@ -316,6 +316,14 @@ class ImageBind(nn.Module):
             clips = clips[:1]
         return F.normalize(self.tower("audio", clips.to(self.device, self.dtype)).float().mean(0), dim=-1)
 
+    def encode_sound(self, sound: Audio) -> Tensor:
+        """The unit-norm embedding `[D]`, float32, of an open sound: the mean of its three clips'.
+
+        Raises:
+            MediaError: the sound is damaged, silent or not finite.
+        """
+        return self.encode_clips(log_mel_clips(sound))
+
     def encode_audio(self, waveform: Tensor | np.ndarray[Any, Any], sample_rate: int) -> Tensor:
         """The unit-norm embedding of a sound: the mean of its three clips'.
 
@@ -329,7 +337,7 @@ class ImageBind(nn.Module):
         Raises:
             MediaError: the waveform is empty, silent, not finite or shorter than 25 ms.
         """
-        return self.encode_clips(log_mel_clips(open_audio((waveform, sample_rate))))
+        return self.encode_sound(open_audio((waveform, sample_rate)))
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from avgrad.encoders.image import Preprocess
 from avgrad.engine.view import ViTView
+from avgrad.media import Audio
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,4 +68,12 @@ class Model(Protocol):
 
     def pixels(self, image: Image.Image) -> Tensor:
         """The model's original preprocessing of an image: `[3, size, size]`."""
+        ...
+
+
+class AudioModel(Model, Protocol):
+    """A model that takes sounds."""
+
+    def encode_sound(self, sound: Audio) -> Tensor:
+        """The unit-norm embedding `[D]`, float32, of an open sound."""
         ...

@@ -13,7 +13,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,12 @@ IMAGEBIND = {
     "imu_embed_dim": 16, "imu_num_blocks": 1, "imu_num_heads": 2,
 }  # fmt: skip
 TEXTS = ["a photo of a dog", "The siren wails; 3 police cars!", "naïve café \u2014 ünïcode"]
-OPEN_CLIP = {
+OPEN_CLIP: dict[str, Any] = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 64, "layers": 4, "width": 64, "head_width": 16, "patch_size": 16},
     "text_cfg": {"context_length": 77, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
 }
-SIGLIP = {
+SIGLIP: dict[str, Any] = {
     "img_size": 64, "patch_size": 16, "embed_dim": 96, "depth": 3, "num_heads": 4,
     "class_token": False, "global_pool": "map", "num_classes": 0, "fc_norm": False,
 }  # fmt: skip
@@ -67,7 +67,7 @@ def bare_package(name: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def imagebind_model() -> nn.Module:
+def imagebind_model() -> Any:
     bare_package("imagebind")
     model = importlib.import_module("imagebind.models.imagebind_model").ImageBindModel(**IMAGEBIND)
     return model.eval().requires_grad_(False)
@@ -87,18 +87,19 @@ def imagebind_small(weights: Weights, inputs: Values) -> Values:
     model = imagebind_model()
     from imagebind.models.multimodal_preprocessors import SimpleTokenizer
 
-    model.load_state_dict(weights, strict=False)  # without the towers that avgrad has no use for
+    found = model.load_state_dict(weights, strict=False)  # the towers that avgrad has no use for are missing
+    assert not found.unexpected_keys
     vocabulary = bare_package("imagebind") / "bpe" / "bpe_simple_vocab_16e6.txt.gz"
     tokenizer = SimpleTokenizer(str(vocabulary))
     outputs = {"text_tokens": torch.stack([tokenizer(text) for text in TEXTS])}
-    found = model({"vision": inputs["image"], "audio": inputs["audio"], "text": outputs["text_tokens"]})
-    outputs |= {f"{name}_embedding": value for name, value in found.items()}
+    embeddings = model({"vision": inputs["image"], "audio": inputs["audio"], "text": outputs["text_tokens"]})
+    outputs |= {f"{name}_embedding": value for name, value in embeddings.items()}
     outputs["vision_embedding_308"] = model({"vision": inputs["image_308"]})["vision"]
     outputs |= imagebind_heatmaps(model, inputs)
     return outputs
 
 
-def imagebind_heatmaps(model: nn.Module, inputs: Values) -> Values:
+def imagebind_heatmaps(model: Any, inputs: Values) -> Values:
     """LeGrad over the original vision tower, as the paper defines it."""
     trunk, head = model.modality_trunks["vision"], model.modality_heads["vision"]
     attention: list[Tensor] = []
@@ -119,7 +120,6 @@ def imagebind_heatmaps(model: nn.Module, inputs: Values) -> Values:
         attention.clear()
         outputs.clear()
         model({"vision": pixels[:1]})
-        side = math.isqrt(attention[0].shape[-1])
         layers = []
         for weights, tokens in zip(attention, outputs, strict=True):  # tokens [n, 1, D]
             pooled = tokens.mean(0) if pooling == "mean" else tokens[0]
@@ -129,7 +129,6 @@ def imagebind_heatmaps(model: nn.Module, inputs: Values) -> Values:
                 gradient = torch.autograd.grad((embedding * prompt).sum(), weights, retain_graph=True)[0]
                 maps.append(gradient[0].clamp(min=0).mean((0, 1))[1:])
             layers.append(torch.stack(maps))
-        assert side * side == layers[0].shape[-1]
         return torch.stack(layers)  # [L, P, n]
 
     def heatmaps(layers: Tensor) -> Tensor:
@@ -165,7 +164,8 @@ def imagebind_media(samples: Path) -> tuple[Values, dict[str, Any]]:
     bare_package("pytorchvideo.data")
     sys.modules |= dict(zip(("pkg_resources", "pytorchvideo.data.encoded_video"), unused, strict=True))
     data = importlib.import_module("imagebind.data")
-    values, timepoints = {}, {}
+    values: Values = {}
+    timepoints: dict[str, list[list[float]]] = {}
 
     def load(path: str) -> tuple[Tensor, int]:  # torchaudio's own needs torchcodec
         frames, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
@@ -202,13 +202,13 @@ def legrad(model: nn.Module, layer: int, image: Tensor, prompts: Tensor, **optio
     return maps.flatten(0, 1)
 
 
-def open_clip_model(weights: Weights | None, quick_gelu: bool) -> nn.Module:
+def open_clip_model(weights: Weights | None, quick_gelu: bool) -> Any:
     import open_clip
 
     model = open_clip.CLIP(
         embed_dim=OPEN_CLIP["embed_dim"],
-        vision_cfg=open_clip.CLIPVisionCfg(**OPEN_CLIP["vision_cfg"]),  # type: ignore[arg-type]
-        text_cfg=open_clip.CLIPTextCfg(**OPEN_CLIP["text_cfg"]),  # type: ignore[arg-type]
+        vision_cfg=open_clip.CLIPVisionCfg(**OPEN_CLIP["vision_cfg"]),
+        text_cfg=open_clip.CLIPTextCfg(**OPEN_CLIP["text_cfg"]),
         quick_gelu=quick_gelu,
     )
     if weights is not None:
@@ -253,7 +253,7 @@ def siglip_small(weights: Weights, inputs: Values) -> Values:
         clip = open_clip.CustomTextCLIP(
             embed_dim=SIGLIP["embed_dim"],
             vision_cfg=open_clip.CLIPVisionCfg(image_size=64, layers=1, width=32, head_width=8, patch_size=16),
-            text_cfg=open_clip.CLIPTextCfg(**OPEN_CLIP["text_cfg"]),  # type: ignore[arg-type]
+            text_cfg=open_clip.CLIPTextCfg(**OPEN_CLIP["text_cfg"]),
         )
         with torch.device("meta"):
             clip.visual = TimmModel("vit_base_patch16_siglip_224", embed_dim=96, image_size=64, pool="map", proj="none")
@@ -288,10 +288,10 @@ def make(
     model: str,
     run: Callable[[Weights, Values], Values],
     layout: dict[str, list[int]],
-    shapes: dict[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
     prompts: dict[str, tuple[int, int]],
     config: dict[str, Any],
-    packages: tuple[str, ...],
+    packages: Sequence[str],
 ) -> Values:
     """Draw weights, inputs and prompts, run the original and write its outputs.
 
@@ -337,10 +337,10 @@ def main() -> None:
         frozen.write_samples(Path(samples))
         values, metadata = imagebind_media(Path(samples))
     values = {key: value[..., ::STEP, ::STEP] if key.endswith("_image") else value for key, value in values.items()}
-    packages = ("imagebind-packaged", "pytorchvideo", "torchaudio", "torchvision", "pillow", "torch")
+    packages = ["imagebind-packaged", "pytorchvideo", "torchaudio", "torchvision", "pillow", "torch"]
     write(folder, "imagebind_media", values, {**metadata, "versions": {name: version(name) for name in packages}})
     image, larger = {"image": (1, 3, 64, 64)}, {"image": (1, 3, 64, 64), "image_96": (1, 3, 96, 96)}
-    packages = ("legrad_torch", "open_clip_torch", "timm")
+    packages = ["legrad_torch", "open_clip_torch", "timm"]
     layout = {key: list(value.shape) for key, value in open_clip_model(None, False).state_dict().items()}
     make(folder, "openclip_small", openclip_small, layout, larger, {"text": (3, 32)}, OPEN_CLIP, packages)
     config = {**OPEN_CLIP, "quick_gelu": 1}

@@ -17,15 +17,15 @@ from typer.testing import CliRunner
 from avgrad import attribute
 from eval.ade20k_data import Ade20k
 from eval.dataset import DataError
-from eval.fingerprint import ALL, Fingerprint, ObjectInScene, fingerprints, inside, main, objects_in_data, table
+from eval.layer_profile import ALL, LayerProfile, ObjectInScene, inside, layer_profiles, main, objects_in_data, table
 from eval.scenes import ROWS, evaluate
 
 
 def test_a_patch_counts_as_much_as_the_mask_covers_of_it() -> None:
     generator = torch.Generator().manual_seed(0)
     maps, mask = torch.rand(4, 3, 5, generator=generator), torch.rand(12, 10, generator=generator) > 0.6
-    enlarged = maps.repeat_interleave(4, 1).repeat_interleave(2, 2)
-    torch.testing.assert_close(inside(maps, mask), enlarged[:, mask].mean(1))
+    upsampled = maps.repeat_interleave(4, 1).repeat_interleave(2, 2)
+    torch.testing.assert_close(inside(maps, mask), upsampled[:, mask].mean(1))
     assert inside(maps, mask & False) is None
 
 
@@ -36,24 +36,24 @@ def test_classes_weigh_the_same() -> None:
     mask[2:4] = True
     objects = [ObjectInScene(*rest, mask) for rest in zip(("a", "b", "b"), pixels, prompts[:, 0], strict=True)]
     means = attribute(view, pixels, prompts, per_layer=True)[:, 0, :, 1].mean(-1)  # the middle row of patches
-    found = fingerprints(view, iter([*objects, objects[0]._replace(mask=mask & False)]))
-    assert {name: fingerprint.objects for name, fingerprint in found.items()} == {ALL: 3, "a": 1, "b": 2}
+    found = layer_profiles(view, iter([*objects, objects[0]._replace(mask=mask & False)]))
+    assert {name: profile.objects for name, profile in found.items()} == {ALL: 3, "a": 1, "b": 2}
     torch.testing.assert_close(found["b"].mean, means[1:].mean(0))
     torch.testing.assert_close(found[ALL].mean, (means[0] + means[1:].mean(0)) / 2)
-    assert found[ALL].stretched.min() == 0
-    assert found[ALL].stretched.max() == 1
-    assert (Fingerprint(1, torch.ones(3)).stretched == 0).all()
+    assert found[ALL].normalized.min() == 0
+    assert found[ALL].normalized.max() == 1
+    assert (LayerProfile(1, torch.ones(3)).normalized == 0).all()
     lines = list(csv.DictReader(table({"m": found}).splitlines()))
     assert len(lines) == 3 * 3
     assert lines[0]["class"] == ALL
     assert float(lines[4]["mean_gradient"]) == pytest.approx(float(found["a"].mean[1]), rel=1e-5)
-    with pytest.raises(DataError, match="no mask"):
-        fingerprints(view, iter([]))
+    with pytest.raises(DataError, match="all masks are empty"):
+        layer_profiles(view, iter([]))
 
 
 def test_data_by_sound(tmp_path: Path) -> None:
     data, model = Ade20k(write_data(tmp_path, "sound", 3), "sound"), small_model()
-    found = fingerprints(model.vision, objects_in_data(model, data, by_text=False, template="{}"))
+    found = layer_profiles(model.vision, objects_in_data(model, data, by_text=False, template="{}"))
     assert list(found) == [ALL, "bell", "cat", "dog"]
     sample = data.load(data.items[0], model.preprocess)
     prompt = model.encode_clips(sample.clips[0])
@@ -67,9 +67,9 @@ def test_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["--out", str(tmp_path / "run"), "--n", "2"])
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("mini: ")
-    lines = list(csv.DictReader((tmp_path / "run" / "fingerprint.csv").read_text().splitlines()))
+    lines = list(csv.DictReader((tmp_path / "run" / "layer_profile.csv").read_text().splitlines()))
     assert {line["layer"] for line in lines} == {str(layer) for layer in range(6)}
-    with Image.open(tmp_path / "run" / "fingerprint.png") as image:
+    with Image.open(tmp_path / "run" / "layer_profile.png") as image:
         assert np.asarray(image.convert("L")).std() > 5
     assert CliRunner().invoke(app, ["--out", "x", "--prompt", "smell"]).exit_code == 2
     wrong = CliRunner().invoke(app, ["--out", "x", "--data", str(tmp_path)])

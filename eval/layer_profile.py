@@ -1,11 +1,11 @@
-"""Which layers see an object? The LeGrad paper's Figure 6: a model's gradient inside masks, layer by layer.
+"""Layer profile: a model's gradient inside object masks, layer by layer (Figure 6 of the LeGrad paper).
 
-    python -m eval.fingerprint --model mini --out RUN                             on synthetic scenes
-    python -m eval.fingerprint --model mini --data ROOT --prompt sound --out RUN  on masks in the layout of ADE20K
-    python -m eval.fingerprint --model open_clip:ViT-B-16/openai --model open_clip:ViT-L-14/openai ...
+    python -m eval.layer_profile --model mini --out RUN                             on synthetic scenes
+    python -m eval.layer_profile --model mini --data ROOT --prompt sound --out RUN  on masks in the layout of ADE20K
+    python -m eval.layer_profile --model open_clip:ViT-B-16/openai --model open_clip:ViT-L-14/openai ...
 
-For each object LeGrad's raw map of each layer is averaged inside its mask; these are averaged over objects, for each
-class and for all classes (each class counting the same), and stretched over the layers, min-max, to [0, 1].
+LeGrad's raw map of each layer is averaged inside each object's mask; the means are averaged over the objects of each
+class, and over classes, and min-max normalized over the layers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tqdm import tqdm
 import avgrad
 from avgrad.encoders.text import encode_labels
 from avgrad.engine.view import ViTView
-from avgrad.errors import CheckpointError, UnsupportedModelError
+from avgrad.errors import InputError, UnsupportedModelError
 from avgrad.files import write_atomic
 from eval.ade20k_data import Ade20k
 from eval.dataset import DataError
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ALL = "all classes"
-SHOWN = 8  # classes in the plot, the most frequent ones
+SHOWN = 8  # most frequent classes in the plot
 
 
 class ObjectInScene(NamedTuple):
     """An object in an image.
 
     Attributes:
-        class_name: what it is.
-        pixels: the image as the model takes it, `[3, h, w]`.
-        prompt: its embedding, `[D]`.
-        mask: where it is, bool `[H, W]`, of the same part of the image.
+        class_name: its class.
+        pixels: the preprocessed image, `[3, h, w]`.
+        prompt: embedding of the prompt, `[D]`.
+        mask: its pixels, bool `[H, W]`, over the same part of the image.
     """
 
     class_name: str
@@ -53,37 +53,37 @@ class ObjectInScene(NamedTuple):
     mask: Tensor
 
 
-class Fingerprint(NamedTuple):
-    """Of a class: number of objects, and the mean gradient inside their masks for each layer, `[L]`."""
+class LayerProfile(NamedTuple):
+    """Number of objects of a class, and the mean gradient inside their masks per layer, `[L]`."""
 
     objects: int
     mean: Tensor
 
     @property
-    def stretched(self) -> Tensor:
-        """The mean, stretched over the layers to [0, 1]; all 0 where it is the same in all."""
+    def normalized(self) -> Tensor:
+        """The mean, min-max normalized over the layers; 0 if it is constant."""
         low, high = self.mean.min(), self.mean.max()
         return (self.mean - low) / (high - low).clamp_min(torch.finfo(self.mean.dtype).tiny)
 
 
 def inside(maps: Tensor, mask: Tensor) -> Tensor | None:
-    """The mean of maps `[L, gh, gw]` inside a mask `[H, W]`, `[L]`; None where the mask is empty.
+    """The mean of maps `[L, gh, gw]` inside a mask `[H, W]`, `[L]`; None if the mask is empty.
 
-    A patch counts as much as the part of it that the mask covers.
+    Each patch is weighted by the share of it that the mask covers.
     """
     share = F.adaptive_avg_pool2d(mask[None].to(maps), (maps.shape[-2], maps.shape[-1]))
     return (maps * share).sum((-2, -1)) / share.sum() if mask.any() else None
 
 
-def fingerprints(view: ViTView, objects: Iterator[ObjectInScene]) -> dict[str, Fingerprint]:
-    """The fingerprint of each class, by name, after that of `ALL`.
+def layer_profiles(view: ViTView, objects: Iterator[ObjectInScene]) -> dict[str, LayerProfile]:
+    """The profile of each class by name, after that of `ALL`.
 
     Args:
         view: the model.
-        objects: in masks of which gradients are averaged; those with an empty mask are left out.
+        objects: those with an empty mask are left out.
 
     Raises:
-        DataError: there is nothing with a mask.
+        DataError: all masks are empty.
     """
     found: dict[str, list[Tensor]] = {}
     for obj in objects:
@@ -92,14 +92,14 @@ def fingerprints(view: ViTView, objects: Iterator[ObjectInScene]) -> dict[str, F
         if mean is not None:
             found.setdefault(obj.class_name, []).append(mean)
     if not found:
-        raise DataError("no mask has a pixel in the part of its image that models see; masks of objects are expected")
-    classes = {name: Fingerprint(len(means), torch.stack(means).mean(0)) for name, means in sorted(found.items())}
-    every = torch.stack([fingerprint.mean for fingerprint in classes.values()]).mean(0)
-    return {ALL: Fingerprint(sum(f.objects for f in classes.values()), every), **classes}
+        raise DataError("all masks are empty in the evaluated part of the images; masks of objects are expected")
+    classes = {name: LayerProfile(len(means), torch.stack(means).mean(0)) for name, means in sorted(found.items())}
+    every = torch.stack([profile.mean for profile in classes.values()]).mean(0)
+    return {ALL: LayerProfile(sum(profile.objects for profile in classes.values()), every), **classes}
 
 
 def objects_in_scenes(model: Any, number: int, seed: int, prompt: str) -> Iterator[ObjectInScene]:
-    """The objects of synthetic scenes that training never draws; prompts as `eval.scenes` draws them."""
+    """The objects of held-out synthetic scenes, with the prompts of `eval.scenes`."""
     from PIL import Image
 
     from avgrad.scenes import CLASSES, draw_scene, scene_rng
@@ -116,7 +116,7 @@ def objects_in_scenes(model: Any, number: int, seed: int, prompt: str) -> Iterat
 
 
 def objects_in_data(model: Any, data: Ade20k, by_text: bool, template: str) -> Iterator[ObjectInScene]:
-    """The objects of a data set; by their class names, or by its sounds."""
+    """The objects of a data set, with prompts from their class names or from its sounds."""
     for item in tqdm(data.items, desc=data.name):
         sample = data.load(item, model.preprocess)
         if by_text:
@@ -126,19 +126,19 @@ def objects_in_data(model: Any, data: Ade20k, by_text: bool, template: str) -> I
         yield ObjectInScene(item.class_name, sample.pixels, prompt, sample.mask)
 
 
-def table(models: dict[str, dict[str, Fingerprint]]) -> str:
-    """CSV: a line for each model, class and layer."""
+def table(models: dict[str, dict[str, LayerProfile]]) -> str:
+    """CSV: a row for each model, class and layer."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["model", "class", "objects", "layer", "mean_gradient", "min_max"])
     for model, classes in models.items():
-        for name, fingerprint in classes.items():
-            for layer, (mean, stretched) in enumerate(zip(fingerprint.mean, fingerprint.stretched, strict=True)):
-                writer.writerow([model, name, fingerprint.objects, layer, f"{mean:.6g}", f"{stretched:.6f}"])
+        for name, profile in classes.items():
+            for layer, (mean, normalized) in enumerate(zip(profile.mean, profile.normalized, strict=True)):
+                writer.writerow([model, name, profile.objects, layer, f"{mean:.6g}", f"{normalized:.6f}"])
     return text.getvalue()
 
 
-def plot(models: dict[str, dict[str, Fingerprint]]) -> Figure:
+def plot(models: dict[str, dict[str, LayerProfile]]) -> Figure:
     """A panel for each model: all classes in bold, the most frequent ones thin."""
     from matplotlib.figure import Figure
 
@@ -151,36 +151,36 @@ def plot(models: dict[str, dict[str, Fingerprint]]) -> Figure:
         for name in reversed(names):
             bold = name == ALL
             line = {"color": "black", "linewidth": 2.5, "marker": "o"} if bold else {"linewidth": 1, "alpha": 0.8}
-            panel.plot(classes[name].stretched, label=f"{name} ({classes[name].objects})", **line)
+            panel.plot(classes[name].normalized, label=f"{name} ({classes[name].objects})", **line)
         panel.set(title=model, xlabel="layer", ylim=(-0.03, 1.03))
         panel.legend(fontsize="x-small")
-    panels[0].set_ylabel("mean gradient inside masks, min-max")
+    panels[0].set_ylabel("mean gradient inside masks, min-max normalized")
     return figure
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for fingerprint.csv and fingerprint.png.")],
-    model: Annotated[list[str] | None, typer.Option(help="A name for avgrad.load; several. Default: mini.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for layer_profile.csv and layer_profile.png.")],
+    model: Annotated[list[str] | None, typer.Option(help="Name for avgrad.load; repeatable. Default: mini.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="File with the weights, for a single model.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder with prompted_segmentation.csv. Default: synthetic scenes.")
     ] = None,
-    prompt: Annotated[str, typer.Option(help="text: names of classes; sound or speech: those of the data.")] = "text",
-    rows: Annotated[str, typer.Option(help="Which rows of the data are taken: sound or speech.")] = "sound",
-    template: Annotated[str, typer.Option(help="Text around a class's name in the data.")] = "a photo of a {}",
-    n: Annotated[int | None, typer.Option(help="Only so many rows of the data, or scenes (100).", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of the scenes and prompts.", min=0)] = 1,
+    prompt: Annotated[str, typer.Option(help="text (class names), sound or speech.")] = "text",
+    rows: Annotated[str, typer.Option(help="Rows of the data with text prompts: sound or speech.")] = "sound",
+    template: Annotated[str, typer.Option(help="Template for class names of the data.")] = "a photo of a {}",
+    n: Annotated[int | None, typer.Option(help="Number of rows of the data, or of scenes (100).", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes and prompts.", min=0)] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
 ) -> None:
-    """Writes which layers' gradients are inside the masks, for each model and class, as a table and a plot."""
+    """Writes the layer profile of each model and class as a table and a plot."""
     names = model or ["mini"]
     if prompt not in ("text", "sound", "speech"):
-        raise typer.BadParameter(f"{prompt!r} is none of text, sound and speech", param_hint="--prompt")
+        raise typer.BadParameter(f"{prompt!r} is unknown; expected text, sound or speech", param_hint="--prompt")
     if checkpoint and len(names) > 1:
-        raise typer.BadParameter("it belongs to one model; give a single --model", param_hint="--checkpoint")
+        raise typer.BadParameter("a checkpoint needs a single --model", param_hint="--checkpoint")
     modality = prompt if prompt != "text" else rows
     if modality not in ("sound", "speech"):
-        raise typer.BadParameter(f"{rows!r} is neither sound nor speech", param_hint="--rows")
+        raise typer.BadParameter(f"{rows!r} is unknown; expected sound or speech", param_hint="--rows")
     try:
         found = {}
         dataset = None if data is None else Ade20k(data, modality, n)  # type: ignore[arg-type]
@@ -189,23 +189,25 @@ def main(
             loaded: Any = avgrad.load(name, checkpoint=checkpoint, device=device, towers=towers)
             needed = towers[1]
             if needed not in loaded.modalities:
-                raise DataError(f"{name} understands no {needed}; one of {', '.join(loaded.modalities)} is expected")
+                raise UnsupportedModelError(
+                    f"{name} has no {needed} encoder; it takes {', '.join(loaded.modalities)} prompts"
+                )
             objects = (
                 objects_in_scenes(loaded, n or 100, seed, prompt)
                 if dataset is None
                 else objects_in_data(loaded, dataset, prompt == "text", template)
             )
-            found[name] = fingerprints(loaded.vision, objects)
-    except (DataError, CheckpointError, UnsupportedModelError) as error:
+            found[name] = layer_profiles(loaded.vision, objects)
+    except InputError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     image = io.BytesIO()
     plot(found).savefig(image, format="png", dpi=150)
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / "fingerprint.csv", table(found).encode())
-    write_atomic(out / "fingerprint.png", image.getvalue())
+    write_atomic(out / "layer_profile.csv", table(found).encode())
+    write_atomic(out / "layer_profile.png", image.getvalue())
     for name, classes in found.items():
-        layers = " ".join(f"{value:.2f}" for value in classes[ALL].stretched)
+        layers = " ".join(f"{value:.2f}" for value in classes[ALL].normalized)
         print(f"{name}: {classes[ALL].objects} objects of {len(classes) - 1} classes; by layer: {layers}")
 
 
