@@ -6,12 +6,17 @@ and sums) is not counted: it is little arithmetic, though not always little time
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from avgrad.engine.blocks import PreNorm
+from avgrad.engine.heads import Tail
+from avgrad.engine.mlp import Mlp
+from avgrad.engine.parts import Linear
 from avgrad.engine.view import ViTView
 
 
@@ -50,9 +55,20 @@ def count_flops(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
+def _projection(view: ViTView) -> int:
+    """Multiply-adds of one token's projection."""
+    return view.head.projection.weight.numel() if isinstance(view.head.projection, Linear) else 0
+
+
+def _is_plain(view: ViTView) -> bool:
+    """Whether the formulas below are the model's: pre-norm blocks with plain attention and MLP, and no pooler."""
+    plain = all(type(b) is PreNorm and b.attn.is_plain and type(b.mlp) is Mlp for b in view.blocks)
+    return plain and view.pooler is None and not isinstance(view.head.projection, Tail)
+
+
 def _tokens(view: ViTView, size: int) -> tuple[int, int]:
     """Tokens of a square image with `size` pixels a side, and how many of them are patches."""
-    patches = (size // view.patch_size) ** 2
+    patches = math.prod(size // side for side in view.patch_shape)
     return view.num_prefix_tokens + patches, patches
 
 
@@ -69,11 +85,10 @@ def forward_flops(view: ViTView, size: int) -> int:
     tokens, patches = _tokens(view, size)
     total = 0
     for block in view.blocks:
-        hidden, width = block.fc1_weight.shape
+        hidden, width = block.hidden, block.width
         total += tokens * (4 * width**2 + 2 * width * hidden) + 2 * tokens**2 * width
-    width = view.blocks[0].out_weight.shape[0]
-    total += patches * width * 3 * view.patch_size**2
-    total += 0 if view.head.weight is None else view.head.weight.numel()
+    total += patches * view.blocks[0].width * 3 * math.prod(view.patch_shape)
+    total += _projection(view)
     return 2 * total
 
 
@@ -90,10 +105,10 @@ def explanation_flops(view: ViTView, size: int, prompts: int) -> int:
         prompts: how many.
     """
     tokens, _ = _tokens(view, size)
-    projection = 0 if view.head.weight is None else view.head.weight.numel()
+    projection = _projection(view)
     total = 0
     for block in view.blocks:
-        hidden, width = block.fc1_weight.shape
+        hidden, width = block.hidden, block.width
         per_token = width * hidden + width**2 + tokens * width
         total += prompts * (tokens * per_token + projection + width * hidden)
         total += projection if view.head.cosine else 0
@@ -110,8 +125,8 @@ def floor(view: ViTView, size: int, prompts: int, forward_passes: int = 1) -> fl
         forward_passes: 1, or 0 where the image is set already.
 
     Returns:
-        The ratio; None for models that pool by attention, where it is another formula.
+        The ratio; None for models that pool by attention or have other blocks, where it is another formula.
     """
-    if view.pooler is not None:
+    if not _is_plain(view):
         return None
     return forward_passes + explanation_flops(view, size, prompts) / forward_flops(view, size)

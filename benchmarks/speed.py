@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import shutil
 import sys
@@ -77,7 +78,7 @@ def measure(
     """
     where, torch_dtype = use(device, dtype)
     subject = build(model, where, torch_dtype)
-    patch = subject.view.patch_size
+    patch = math.lcm(*subject.view.patch_shape)
     wrong = [size for size in sizes if size % patch]
     if wrong:
         raise OptionError(f"--size {wrong[0]} is not a multiple of {patch}, the patch size of {model}")
@@ -96,7 +97,7 @@ def measure(
         flops[row] = count_flops(tasks[row].eager)
     seconds = time_in_rounds({row: tasks[row].run for row in rows}, rounds)
     floors = {row: row.floor(subject) for row in rows}
-    library, prefix = subject.library, subject.view.num_prefix_tokens
+    library, prefix, sides = subject.library, subject.view.num_prefix_tokens, subject.view.patch_shape
     del subject, tasks
     gc.collect()  # the processes that measure memory need it
     peaks: dict[Row, Memory] = {}
@@ -111,7 +112,7 @@ def measure(
             model=model,
             dtype=dtype,
             library=library,
-            tokens=prefix + (row.size // patch) ** 2,
+            tokens=prefix + math.prod(row.size // side for side in sides),
             row=row,
             seconds=seconds[row],
             flops=flops[row],

@@ -3,44 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from avgrad.engine.attention import Attention, Grid
 from avgrad.engine.attribute import attribute
+from avgrad.engine.blocks import Block, BlockCache
 from avgrad.engine.legrad import images_at_once
 from avgrad.engine.methods import Pooling, list_methods, resolve_layers
-from avgrad.engine.view import Block, ViTView
+from avgrad.engine.view import ViTView
 
 # These need nothing but what goes into, through and out of one block; after "legrad", which goes through all of them,
 # or after each other, they need no forward pass of their own.
 OF_ONE_BLOCK = ("cosine", "raw_attention")
 
 
-@dataclass(frozen=True)
-class _RememberingBlock(Block):
-    """A block that does its work once for the same input tensor."""
+class _Remembering(Block):
+    """A block that remembers its last input, and gives the output for it again without computing it anew."""
 
-    memory: dict[str, Any] = field(default_factory=dict)
+    def __init__(self, block: Block) -> None:
+        self.block = block
+        self.memory: tuple[Tensor, Tensor] | None = None
 
-    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.memory.get("input") is not x:
-            self.memory.clear()
-            self.memory.update(input=x, heads=super().heads(x))
-        heads: tuple[Tensor, Tensor, Tensor] = self.memory["heads"]
-        return heads
+    @property
+    def attentions(self) -> Sequence[Attention]:
+        return self.block.attentions
 
-    def transform(self, y: Tensor, hidden: Tensor) -> Tensor:
-        self.memory["output"] = output = super().transform(y, hidden)
-        return output
+    @property
+    def hidden(self) -> int:
+        return self.block.hidden
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.memory.get("input") is x and "output" in self.memory:
-            output: Tensor = self.memory["output"]
-            return output
-        return super().__call__(x)
+    @property
+    def input(self) -> Tensor:
+        """The last input."""
+        assert self.memory is not None
+        return self.memory[0]
+
+    def inputs(self, x: Tensor) -> list[Tensor]:
+        return self.block.inputs(x)
+
+    def run_contexts(self, x: Tensor, contexts: Sequence[Tensor]) -> Tensor:
+        z = self.block.run_contexts(x, contexts)
+        self.memory = (x, z)
+        return z
+
+    def __call__(self, x: Tensor, grid: Grid) -> Tensor:
+        if self.memory is not None and self.memory[0] is x:
+            return self.memory[1]
+        return super().__call__(x, grid)
+
+    def attention(self, x: Tensor, grid: Grid, rows: slice | None = None) -> tuple[Tensor, Tensor]:
+        if self.memory is None:
+            self.memory = (x, self(x, grid))
+        return super().attention(x, grid, rows)
+
+    def forward(
+        self, x: Tensor, grid: Grid, rows: slice | None = None, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, BlockCache]:
+        z, cache = self.block.forward(x, grid, rows, dtype)
+        self.memory = (x, z)
+        return z, cache
+
+    def lead(self, g: Tensor) -> Tensor | None:
+        return self.block.lead(g)
+
+    def pull(self, cache: BlockCache, g: Tensor, lead: Tensor | None = None) -> Tensor:
+        return self.block.pull(cache, g, lead)
 
 
 @torch.no_grad()
@@ -77,7 +107,7 @@ def attribute_all(
     chosen = resolve_layers(layers, len(view.blocks))
     last = view.blocks[chosen[-1]]
     shared = [name for name in list_methods() if name in methods and name in ("legrad", *OF_ONE_BLOCK)]
-    if len(shared) < 2 or type(last) is not Block:
+    if len(shared) < 2:
         shared = []
     maps = {
         name: attribute(view, pixels, prompts, name, chosen, pooling, per_layer=True)
@@ -85,11 +115,11 @@ def attribute_all(
         if name not in shared
     }
     if shared:
-        block = _RememberingBlock(**{f.name: getattr(last, f.name) for f in fields(Block)})
+        block = _Remembering(last)
         blocks = [block if b is last else b for b in view.blocks]
         first, *others = shared  # "legrad" is the first, the only one of them that needs the layers before
         maps[first] = attribute(replace(view, blocks=blocks), pixels, prompts, first, chosen, pooling, per_layer=True)
-        tail = replace(view, embed=lambda pixels: block.memory["input"], blocks=[block])
+        tail = replace(view, embed=lambda pixels: block.input, blocks=[block])
         for name in others:
             maps[name] = attribute(tail, pixels, prompts, name, [0], pooling, per_layer=True)
     return {name: maps[name].sum(2).float() for name in methods}

@@ -8,11 +8,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from test_engine import PATCH, WIDTH, random_input, random_view
+from random_views import PATCH, attention_pooler, random_input, random_view
 from torch import Tensor
 
 from avgrad import attribute
-from avgrad.engine.view import AttentionPooler, Norm, PoolerMlp, ViTView, activate
+from avgrad.engine.blocks import PreNorm
+from avgrad.engine.heads import AttentionPooler, Head
+from avgrad.engine.mlp import activate
+from avgrad.engine.norms import Norm
+from avgrad.engine.parts import Linear
+from avgrad.engine.view import ViTView
 
 
 def pooled_by_mean(view: ViTView, norm_before_pool: bool) -> ViTView:
@@ -21,39 +26,19 @@ def pooled_by_mean(view: ViTView, norm_before_pool: bool) -> ViTView:
 
 def pooled_by_attention(view: ViTView, norm_before_pool: bool, num_skipped: int) -> ViTView:
     """With a pooler as SigLIP has it (the norm before, an MLP after), or as CoCa has it (norms of its own)."""
-    generator = torch.Generator().manual_seed(5)
-
-    def number(*shape: int, scale: float = 0.3) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
-
-    def norm() -> Norm:
-        return Norm(1 + number(WIDTH), number(WIDTH), 1e-6)
-
-    mlp = PoolerMlp(norm(), number(40, WIDTH), number(40), number(WIDTH, 40), number(WIDTH), "gelu_tanh")
-    pooler = AttentionPooler(
-        query=number(WIDTH, scale=1.0),
-        query_norm=None if norm_before_pool else norm(),
-        query_weight=number(WIDTH, WIDTH),
-        query_bias=number(WIDTH),
-        token_norm=None if norm_before_pool else norm(),
-        key_weight=number(WIDTH, WIDTH),
-        key_bias=number(WIDTH),
-        value_weight=number(WIDTH, WIDTH),
-        value_bias=number(WIDTH),
-        out_weight=number(WIDTH, WIDTH),
-        out_bias=number(WIDTH),
-        num_heads=4,
-        mlp=mlp if norm_before_pool else None,
-        num_skipped=num_skipped,
-    )
+    pooler = attention_pooler(own_norms=not norm_before_pool, num_skipped=num_skipped)
     return replace(view, pooler=pooler, norm_before_pool=norm_before_pool)
+
+
+def by_logit(view: ViTView) -> ViTView:
+    return replace(view, head=Head(view.head.norm, view.head.projection, cosine=False))
 
 
 VIEWS: dict[str, Callable[[], ViTView]] = {
     "class token": random_view,
     "registers": lambda: random_view(1, prefix=3, layer_scale=True, activation="quick_gelu", heads=4),
     "no biases": lambda: random_view(2, bias=False, affine=False, head=False, layers=2),
-    "logit": lambda: replace(random_view(6), head=replace(random_view(6).head, cosine=False)),
+    "logit": lambda: by_logit(random_view(6)),
     "mean of patches": lambda: pooled_by_mean(random_view(3, prefix=0), True),
     "mean, then norm": lambda: pooled_by_mean(random_view(4, prefix=1, layer_scale=True), False),
     "attention": lambda: pooled_by_attention(random_view(0, prefix=0), True, 0),
@@ -83,18 +68,19 @@ class Slow:
         return slow
 
     def block(self, block: Any) -> None:
-        x = self.x
+        assert isinstance(block, PreNorm)
+        x, mlp = self.x, block.mlp
         self.inputs.append(x)
-        q, k, v = F.linear(layer_norm(block.norm1, x), block.qkv_weight, block.qkv_bias).chunk(3, dim=-1)
-        attentions, values, contexts = attend(q, k, v, block.num_heads)
+        q, k, v = affine(block.attn.qkv, layer_norm(block.norm1, x)).chunk(3, dim=-1)
+        attentions, values, contexts = attend(q, k, v, block.attn.num_heads)
         self.attentions.append(attentions)
         self.values.append(values)
         self.contexts.append(torch.cat(contexts, dim=-1))
-        one, two = (1 if scale is None else scale for scale in (block.scale1, block.scale2))
-        attended = F.linear(self.contexts[-1], block.out_weight, block.out_bias) * one
+        one, two = (1 if scale is None else scale() for scale in (block.scale1, block.scale2))
+        attended = affine(block.attn.out, self.contexts[-1]) * one
         y = x + attended
-        hidden = F.linear(layer_norm(block.norm2, y), block.fc1_weight, block.fc1_bias)
-        changed = F.linear(activate(block.activation, hidden), block.fc2_weight, block.fc2_bias) * two
+        hidden = affine(mlp.fc1, layer_norm(block.norm2, y))
+        changed = affine(mlp.fc2, activate(mlp.act, hidden)) * two
         self.added.append((attended, changed))
         self.x = y + changed
 
@@ -113,23 +99,21 @@ class Slow:
             pooled = norm(x[0])
         else:
             pooled = norm(x[start:]).mean(0) if view.norm_before_pool else norm(x[start:].mean(0))
-        result = pooled if head.weight is None else F.linear(pooled, head.weight, head.bias)
+        result = affine(head.projection, pooled) if isinstance(head.projection, Linear) else pooled
         return result / result.norm() if head.cosine else result
 
     def attention_pool(self, pooler: AttentionPooler, x: Tensor) -> Tensor:
         x = x[pooler.num_skipped :]
         x = x if pooler.token_norm is None else layer_norm(pooler.token_norm, x)
-        query = pooler.query if pooler.query_norm is None else layer_norm(pooler.query_norm, pooler.query)
-        assert pooler.query_weight is not None
-        q = F.linear(query, pooler.query_weight, pooler.query_bias)[None]
-        k, v = F.linear(x, pooler.key_weight, pooler.key_bias), F.linear(x, pooler.value_weight, pooler.value_bias)
+        query = pooler.query()
+        query = query if pooler.query_norm is None else layer_norm(pooler.query_norm, query)
+        q, k, v = affine(pooler.query_proj, query), affine(pooler.key, x), affine(pooler.value, x)
         self.pooler_attention, _, contexts = attend(q, k, v, pooler.num_heads)
-        pooled = F.linear(torch.cat(contexts, dim=-1), pooler.out_weight, pooler.out_bias)[0]
+        pooled = affine(pooler.out, torch.cat(contexts, dim=-1))[0]
         if pooler.mlp is None:
             return pooled
-        mlp, normed = pooler.mlp, pooled if pooler.mlp.norm is None else layer_norm(pooler.mlp.norm, pooled)
-        hidden = activate(mlp.activation, F.linear(normed, mlp.fc1_weight, mlp.fc1_bias))
-        return pooled + F.linear(hidden, mlp.fc2_weight, mlp.fc2_bias)
+        mlp, normed = pooler.mlp, pooled if pooler.mlp_norm is None else layer_norm(pooler.mlp_norm, pooled)
+        return pooled + affine(mlp.fc2, activate(mlp.act, affine(mlp.fc1, normed)))
 
     def readout(self, relevance: Tensor, pooler_row: Tensor | None = None) -> Tensor:
         """The patches of the pooled row of a relevance matrix `[n, n]`."""
@@ -143,9 +127,13 @@ class Slow:
         return row[start:]
 
 
+def affine(part: Any, x: Tensor) -> Tensor:
+    return F.linear(x, part.weight, part.bias)
+
+
 def layer_norm(norm: Norm, x: Tensor) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
-    result = centred / (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt()
+    result = centred / (centred.square().mean(-1, keepdim=True) + norm.eps(x.dtype)).sqrt()
     result = result if norm.weight is None else result * norm.weight
     return result if norm.bias is None else result + norm.bias
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from slow_transformer import PLAIN, VIEWS, Slow, compare, grad, layer_norm
-from test_engine import WIDTH, random_input, random_view
+from random_views import WIDTH, random_input, random_view
+from slow_transformer import PLAIN, VIEWS, Slow, affine, by_logit, compare, grad, layer_norm
 from torch import Tensor
 
 from avgrad import attribute
@@ -125,9 +123,8 @@ def test_grad_eclip(name: str, layer: int) -> None:
         start = view.num_prefix_tokens
         (gradient,) = grad(slow.embedding() @ prompt, slow.contexts[layer])
         block = view.blocks[layer]
-        queries, keys, values = F.linear(
-            layer_norm(block.norm1, slow.inputs[layer]), block.qkv_weight, block.qkv_bias
-        ).chunk(3, dim=-1)
+        normed = layer_norm(block.norm1, slow.inputs[layer])
+        queries, keys, values = affine(block.attn.qkv, normed).chunk(3, dim=-1)
         cosines = torch.stack([queries[0] @ key / queries[0].norm() / key.norm() for key in keys[start:]])
         loosened = (cosines - cosines.min()) / (cosines.max() - cosines.min())
         return (loosened * (values[start:] @ gradient[0])).clamp_min(0)[None]
@@ -192,7 +189,7 @@ def test_the_decomposition_sums_to_the_embedding(name: str) -> None:
     view = PLAIN[name]()
     pixels, prompts = random_input(view, batch=2, height=12, width=16, prompts=3)
     units = torch.eye(view.embed_dim, dtype=torch.float64).expand(2, -1, -1)
-    embedding = trace_module.scored(view, view.output(trace_module.run_blocks(view, pixels, len(view.blocks))))
+    embedding = view.scored(view.output(view.tokens(pixels)))
     torch.testing.assert_close(decompose(view, pixels, units).total, embedding, rtol=1e-9, atol=1e-11)
     scores = (prompts @ embedding[..., None])[..., 0]
     torch.testing.assert_close(decompose(view, pixels, prompts).total, scores, rtol=1e-9, atol=1e-11)
@@ -218,12 +215,12 @@ def test_textspan(name: str) -> None:
                         width = WIDTH // block.num_heads
                         value = slow.values[layer][head][token]
                         context[head * width : (head + 1) * width] = matrix[row, token] * value
-                        addend = block.out_weight @ context * (1 if block.scale1 is None else block.scale1)
+                        addend = block.attn.out.weight @ context * (1 if block.scale1 is None else block.scale1())
                         if norm is not None:
                             against = slow.x[row] if view.norm_before_pool else mean
-                            addend = addend / (against.var(correction=0) + norm.eps).sqrt()
+                            addend = addend / (against.var(correction=0) + norm.eps(torch.float64)).sqrt()
                             addend = addend if norm.weight is None else addend * norm.weight
-                        addend = addend if view.head.weight is None else view.head.weight @ addend
+                        addend = view.head.projection.weight @ addend if view.head.projection else addend
                         maps[layer, token] += (addend @ prompt / raw / len(rows)).detach()
         assert output.shape == prompt.shape
         return maps[:, start:]
@@ -293,7 +290,7 @@ def test_gradcam_is_that_of_pytorch_grad_cam(layer: int) -> None:
     model = timm.models.VisionTransformer(**shape).eval()
     torch.nn.init.normal_(model.head.weight)
     view = trunk_view(model, "small")
-    view = replace(view, head=replace(view.head, cosine=False))
+    view = by_logit(view)
     pixels = torch.randn(2, 3, 32, 32)
     original = grad_cam.GradCAM(
         model, [model.blocks[layer]], reshape_transform=lambda x: x[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2)

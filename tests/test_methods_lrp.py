@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from slow_transformer import PLAIN, Slow, compare, grad, layer_norm
-from test_engine import PATCH, random_input
+from random_views import PATCH, random_input
+from slow_transformer import PLAIN, Slow, affine, compare, grad, layer_norm
 from torch import Tensor
 
 from avgrad.engine import lrp as lrp_module
-from avgrad.engine.view import ViTView, activate
+from avgrad.engine.mlp import activate
+from avgrad.engine.view import ViTView
 
 
 def by_gradient(operation: Callable[..., Tensor], inputs: list[Tensor], relevance: Tensor) -> list[Tensor]:
@@ -57,7 +57,7 @@ def multiplied(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]
 def slow_propagation(slow: Slow, prompt: Tensor) -> tuple[Tensor, list[list[Tensor]]]:
     """Relevance of the first block's input `[n, d]`, and of each layer's and head's attention."""
     view, head, start = slow.view, slow.view.head, slow.view.num_prefix_tokens
-    weight = prompt if head.weight is None else prompt @ head.weight
+    weight = prompt @ head.projection.weight if head.projection else prompt
 
     def norm(x: Tensor) -> Tensor:
         return x if head.norm is None else layer_norm(head.norm, x)
@@ -76,17 +76,17 @@ def slow_propagation(slow: Slow, prompt: Tensor) -> tuple[Tensor, list[list[Tens
         attended, changed = slow.added[layer]
         one, two = added(x + attended, changed, relevance)
         normed = layer_norm(block.norm2, x + attended)
-        hidden = F.linear(normed, block.fc1_weight, block.fc1_bias)
-        two = linear(activate(block.activation, hidden), block.fc2_weight, two)
-        one, two = added(x, attended, one + linear(normed, block.fc1_weight, two))
-        two = linear(slow.contexts[layer], block.out_weight, two)
+        mlp, attn = block.mlp, block.attn
+        two = linear(activate(mlp.act, affine(mlp.fc1, normed)), mlp.fc2.weight, two)
+        one, two = added(x, attended, one + linear(normed, mlp.fc1.weight, two))
+        two = linear(slow.contexts[layer], attn.out.weight, two)
         normed = layer_norm(block.norm1, x)
-        q, k, _ = F.linear(normed, block.qkv_weight, block.qkv_bias).chunk(3, dim=-1)
+        q, k, _ = affine(attn.qkv, normed).chunk(3, dim=-1)
         parts: list[list[Tensor]] = [[], [], []]
         of_attention.insert(0, [])
         for one_q, one_k, matrix, values, mine in zip(
-            q.chunk(block.num_heads, -1), k.chunk(block.num_heads, -1), slow.attentions[layer], slow.values[layer],
-            two.chunk(block.num_heads, -1), strict=True,
+            q.chunk(attn.num_heads, -1), k.chunk(attn.num_heads, -1), slow.attentions[layer], slow.values[layer],
+            two.chunk(attn.num_heads, -1), strict=True,
         ):  # fmt: skip
             of_matrix, of_values = multiplied(matrix, values, mine)
             of_queries, of_keys = multiplied(one_q, one_k.T, of_matrix)
@@ -94,7 +94,7 @@ def slow_propagation(slow: Slow, prompt: Tensor) -> tuple[Tensor, list[list[Tens
             for part, tensor in zip(parts, (of_queries, of_keys.T, of_values), strict=True):
                 part.append(tensor)
         stacked = torch.cat([tensor for part in parts for tensor in part], dim=-1)
-        relevance = one + linear(normed, block.qkv_weight, stacked)
+        relevance = one + linear(normed, attn.qkv.weight, stacked)
     return relevance.detach(), of_attention
 
 
@@ -140,7 +140,7 @@ def test_relevance_is_conserved(name: str) -> None:
     pixels, prompts = random_input(view, batch=3, height=4 * PATCH, width=5 * PATCH, prompts=4)
     seen: dict[int, Tensor] = {}
     inputs = lrp_module._inputs(view, pixels)
-    relevance = lrp_module.propagate(view, inputs, prompts, seen.__setitem__)
+    relevance = lrp_module.propagate(view, inputs, view.grid(pixels), prompts, seen.__setitem__)
     torch.testing.assert_close(relevance.sum((-2, -1)), torch.ones(3, 4, dtype=torch.float64), rtol=0, atol=1e-9)
     assert sorted(seen) == list(range(len(view.blocks)))
 

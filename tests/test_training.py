@@ -66,4 +66,4 @@ def test_the_bundled_model_finds_objects() -> None:
     print(figures)
     assert min(figures["sound_iou"], figures["speech_iou"], figures["text_iou"]) > 0.6
     assert min(figures["sound_auc"], figures["speech_auc"], figures["text_auc"]) > 0.98
-    assert torch.isfinite(model.vision.blocks[0].qkv_weight).all()
+    assert torch.isfinite(model.vision.blocks[0].weight).all()
