@@ -18,7 +18,7 @@ from library_oracle import timm_features, timm_legrad
 from PIL import Image
 from torch import nn
 
-from avgrad import CheckpointError, Localizer, Prompt, UnsupportedModelError, attribute, load
+from avgrad import CheckpointError, Localizer, UnsupportedModelError, attribute, load
 from avgrad.errors import PromptError
 from avgrad.models import registry, timm_names
 from avgrad.models.timm import TimmModel
@@ -107,9 +107,9 @@ def test_classes_by_name() -> None:
     model = TimmModel(_model(), "small")
     assert model.class_index("281") == model.class_index("tabby") == model.class_index("Tabby, tabby cat ") == 281
     for label, message in (
-        ("crane", "'crane' names classes 134 and 517 of small; say an index"),
+        ("crane", "'crane' names classes 134 and 517 of small; give an index"),
         ("tabbi", "small has no class 'tabbi'; close are tabby"),
-        ("qqqqqqq", "names of its classes and indices are expected"),
+        ("qqqqqqq", "expected the name of a class or its index"),
         ("1000", "its classes are 0 to 999"),
     ):
         with pytest.raises(PromptError, match=message):
@@ -117,7 +117,7 @@ def test_classes_by_name() -> None:
     nameless = TimmModel(_model(num_classes=7), "small")
     assert nameless.class_names is None
     assert nameless.encode_text(["6"]).shape == (1, 48)
-    with pytest.raises(PromptError, match="have no names here"):
+    with pytest.raises(PromptError, match="classes of small have no names"):
         nameless.encode_text(["tabby"])
 
 
@@ -126,15 +126,19 @@ def test_localizing_classes() -> None:
     image = Image.effect_noise((96, 64), 80).convert("RGB")
     localizer = Localizer(model)
     localizer.set_image(image)
-    result = localizer.localize(text=["tabby", "282"])
-    assert [(prompt.label, prompt.modality) for prompt in result.prompts] == [("tabby", "text"), ("282", "text")]
-    assert result.heatmaps.shape == (2, 64, 96)
-    with pytest.raises(UnsupportedModelError, match="cannot look for a sound"):
+    result = localizer.localize(text=["tabby", "282"], image=image)
+    assert [(prompt.label, prompt.modality) for prompt in result.prompts] == [
+        ("tabby", "text"),
+        ("282", "text"),
+        ("image 1", "image"),
+    ]
+    assert result.heatmaps.shape == (3, 64, 96)
+    with pytest.raises(UnsupportedModelError, match="small takes text and image prompts, not sounds"):
         localizer.localize(audio="siren.wav")
 
 
 @pytest.mark.parametrize("architecture", ["vit_base_patch16_dinov3", "vit_base_patch16_siglip_224"])
-def test_models_without_classes_take_embeddings(architecture: str) -> None:
+def test_models_without_classes_take_images(architecture: str) -> None:
     original = _model(architecture)
     model = TimmModel(original, "small")
     assert model.modalities == ()
@@ -145,8 +149,7 @@ def test_models_without_classes_take_embeddings(architecture: str) -> None:
     image = Image.effect_noise((96, 64), 80).convert("RGB")
     localizer = Localizer(model)
     localizer.set_image(image)
-    prompt = Prompt(model.encode_image(pixels)[0], "another image", "image")
-    assert localizer.localize(prompts=prompt).heatmaps.shape == (1, 64, 96)
+    assert localizer.localize(image=image).heatmaps.shape == (1, 64, 96)
     with pytest.raises(PromptError, match="small has no classes; images and embeddings are accepted"):
         model.encode_text(["tabby"])
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm import layers
+from timm.layers.hybrid_embed import HybridEmbed
+from timm.layers.patch_embed import PatchEmbed
 from timm.models import naflexvit
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class Embed:
     def patches(self, pixels: Tensor) -> Tensor:
         """Features of the patches, `[B, d, rows, columns]`."""
         stem = self.model.patch_embed
-        if isinstance(stem, layers.HybridEmbed):
+        if isinstance(stem, HybridEmbed):
             features = stem.backbone(pixels)
             pixels = features[-1] if isinstance(features, list | tuple) else features
         patches: Tensor = stem.proj(pixels)
@@ -136,9 +137,9 @@ def embed_of(model: Any) -> tuple[Embed | NaFlexEmbed, tuple[int, int], tuple[in
         rows, columns = embeds.pos_embed_grid_size or (16, 16)
         return NaFlexEmbed(model), patch, (rows * patch[0], columns * patch[1])
     stem: Any = model.patch_embed
-    if type(stem) is layers.PatchEmbed:
+    if type(stem) is PatchEmbed:
         check_parts(stem, "proj norm")
-    elif type(stem) is layers.HybridEmbed:
+    elif type(stem) is HybridEmbed:
         check_parts(stem, "backbone proj")
     else:
         raise refuse(f"its patches are made by {type(stem).__name__}, and PatchEmbed or HybridEmbed is expected")
