@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,9 +139,10 @@ def test_mistakes_are_said(model: ImageBind, scene: Image.Image, tmp_path: Path)
     with pytest.raises(MediaError, match="does not exist"):
         localizer.set_image(tmp_path / "none.png")
     localizer.set_image(scene)
-    for nothing in ({}, {"text": []}, {"audio": [], "prompts": ()}):
+    no_prompts: list[dict[str, Any]] = [{}, {"text": []}, {"audio": [], "prompts": ()}]
+    for nothing in no_prompts:
         with pytest.raises(PromptError, match="there is no prompt; give at least one of"):
-            localizer.localize(**nothing)  # type: ignore[arg-type]
+            localizer.localize(**nothing)
     with pytest.raises(PromptError, match="prompts belong to the model"):
         localizer.localize(prompts=Prompt(torch.ones(7), "seven", "embedding"))
     dog = localizer.encode(text="dog")[0]
@@ -229,7 +231,7 @@ def test_heatmaps_are_those_of_attribute(model: ImageBind, scene: Image.Image) -
     pixels = model.preprocess.whole(wide)[None]
     prompts = torch.stack([prompt.direction for prompt in result.prompts])
     small = avgrad.attribute(model, pixels, prompts)
-    assert torch.equal(replace(result, image=wide.resize(small.shape[:1:-1])).heatmaps, small[0])
+    assert torch.equal(replace(result, image=wide.resize((small.shape[3], small.shape[2]))).heatmaps, small[0])
 
 
 def test_numbers_of_numpy(model: ImageBind, scene: Image.Image) -> None:

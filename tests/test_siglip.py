@@ -19,8 +19,9 @@ from avgrad.engine import legrad as legrad_module
 from avgrad.engine.attribute import min_max
 from avgrad.engine.view import ViTView
 from avgrad.errors import UnsupportedModelError
-from avgrad.models.open_clip import OpenClip, vision_view
+from avgrad.models.open_clip import OpenClip
 from avgrad.models.timm_view import trunk_view
+from avgrad.models.view import build_view
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 TRUNK = {"img_size": 64, "patch_size": 16, "embed_dim": 48, "depth": 3, "num_heads": 4, "num_classes": 0}
@@ -308,7 +309,7 @@ def test_true_size(name: str) -> None:
     with torch.no_grad():
         for key, parameter in visual.named_parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.02 + (parameter.ndim == 1 and key.endswith("weight")))
-    view = vision_view(visual, name)
+    view = build_view(visual, name)
     trunk = getattr(visual, "trunk", None)
     if trunk is not None:
         trunk.dynamic_img_size, trunk.patch_embed.strict_img_size = True, False

@@ -13,7 +13,7 @@ from PIL import Image
 from avgrad import CheckpointError, Localizer, MediaError, UnsupportedModelError, attribute, load
 from avgrad.models import registry
 from avgrad.models import timm as adapter
-from avgrad.models.timm import TimmClassifier, classifier_view
+from avgrad.models.timm import TimmModel, classifier_view
 
 SMALL = {"img_size": 64, "patch_size": 16, "embed_dim": 48, "depth": 3, "num_heads": 4}
 
@@ -46,7 +46,7 @@ def _model(architecture: str = "vit_base_patch16_224", **shape: Any) -> Any:
 )
 def test_real_models_of_many_shapes(shape: dict[str, Any]) -> None:
     original = _model(**shape)
-    model = TimmClassifier(original, "small")
+    model = TimmModel(original, "small")
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         features = original.forward_head(original.forward_features(pixels), pre_logits=True)
@@ -75,7 +75,7 @@ def test_real_models_of_many_shapes(shape: dict[str, Any]) -> None:
 def test_the_score_is_the_logit() -> None:
     """The last layer's map of the class token is made of the gradient of the model's own logit."""
     original = _model()
-    model = TimmClassifier(original, "small")
+    model = TimmModel(original, "small")
     attention = original.blocks[-1].attn
     attention.fused_attn = False
     seen: list[torch.Tensor] = []
@@ -97,7 +97,7 @@ def test_the_score_is_the_logit() -> None:
 
 
 def test_classes_by_name() -> None:
-    model = TimmClassifier(_model(), "small")
+    model = TimmModel(_model(), "small")
     assert model.class_index("281") == model.class_index("tabby") == model.class_index("Tabby, tabby cat ") == 281
     for label, message in (
         ("crane", "'crane' names classes 134 and 517 of small; say an index"),
@@ -107,7 +107,7 @@ def test_classes_by_name() -> None:
     ):
         with pytest.raises(MediaError, match=message):
             model.encode_text([label])
-    nameless = TimmClassifier(_model(num_classes=7), "small")
+    nameless = TimmModel(_model(num_classes=7), "small")
     assert nameless.class_names is None
     assert nameless.encode_text(["6"]).shape == (1, 48)
     with pytest.raises(MediaError, match="have no names here"):
@@ -115,7 +115,7 @@ def test_classes_by_name() -> None:
 
 
 def test_localizing_classes() -> None:
-    model = TimmClassifier(_model(), "small")
+    model = TimmModel(_model(), "small")
     image = Image.effect_noise((96, 64), 80).convert("RGB")
     localizer = Localizer(model)
     localizer.set_image(image)
@@ -132,7 +132,7 @@ def test_localizing_classes() -> None:
 
 def test_preprocessing_is_the_librarys() -> None:
     original = _model()
-    model = TimmClassifier(original, "small")
+    model = TimmModel(original, "small")
     image = Image.effect_noise((200, 150), 80).convert("RGB")
     transform: Any = timm.data.create_transform(**timm.data.resolve_model_data_config(original))
     assert torch.equal(model.pixels(image), transform(image))
@@ -167,7 +167,7 @@ def test_preprocessing_is_the_librarys() -> None:
 )
 def test_models_that_the_view_cannot_express_are_refused(shape: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=f"odd cannot be explained: .*{message}"):
-        TimmClassifier(_model(**shape), "odd")
+        TimmModel(_model(**shape), "odd")
 
 
 def test_a_part_that_is_not_known_is_refused() -> None:
@@ -177,7 +177,7 @@ def test_a_part_that_is_not_known_is_refused() -> None:
             model = _model(global_pool="map")
             setattr(model.get_submodule(path), "gate", part)  # noqa: B010
             with pytest.raises(UnsupportedModelError, match="has a part 'gate', which is not known here"):
-                TimmClassifier(model, "odd")
+                TimmModel(model, "odd")
 
 
 def test_names_that_are_none() -> None:
@@ -197,7 +197,7 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     original = timm.create_model("vit_tiny_patch16_224").eval()
     torch.save(original.state_dict(), tmp_path / "tiny.pt")
     model = load("timm:vit_tiny_patch16_224", checkpoint=tmp_path / "tiny.pt")
-    assert isinstance(model, TimmClassifier)
+    assert isinstance(model, TimmModel)
     assert model.name == "timm:vit_tiny_patch16_224"
     pixels = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
@@ -246,7 +246,7 @@ def test_every_listed_name_is_accepted() -> None:
 def test_true_size(name: str) -> None:
     torch.manual_seed(0)
     original = timm.create_model(name, img_size=224, num_classes=1000, dynamic_img_size=True).eval()
-    model = TimmClassifier(original, name)
+    model = TimmModel(original, name)
     patch = model.vision.patch_size
     for pixels in (torch.randn(1, 3, 224, 224), torch.randn(1, 3, 32 * patch, 28 * patch)):
         with torch.no_grad():
@@ -263,4 +263,4 @@ def test_a_localizer_refuses_the_class_token_of_a_model_without_one() -> None:
     """Without the refusal it would explain the first patch in the class token's place."""
     trunk = timm.models.VisionTransformer(**SMALL, class_token=False, global_pool="avg")
     with pytest.raises(ValueError, match="needs a class token"):
-        Localizer(TimmClassifier(trunk, "small"), pooling="cls")
+        Localizer(TimmModel(trunk, "small"), pooling="cls")
