@@ -1,4 +1,4 @@
-"""The page for who starts streamlit by hand: `streamlit run streamlit_app.py`; `avgrad app` does the same."""
+"""The page for `streamlit run streamlit_app.py`; `avgrad app` serves the same page."""
 
 from avgrad.app.page import show
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from avgrad.errors import InputError, out_of_memory
+
 if TYPE_CHECKING:
     from avgrad.localization import Localization
 
 app = typer.Typer(
-    help="Where in this image is the thing that I hear, say or write?",
+    help="Where in this image is the object that I hear, say or write?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,12 +30,18 @@ app = typer.Typer(
 def main() -> None:
     """Runs the command; a user's mistake ends in one sentence and exit status 2."""
     logging.disable(logging.ERROR)  # what other libraries log on the way; the sentence below says what matters
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except ValueError as error:
-        if type(error).__module__.partition(".")[0] != "avgrad":  # not one of our own: a defect, and shown as one
+    except InputError as error:
+        _note(str(error))
+        sys.exit(2)
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not out_of_memory(error):
             raise
-        print(f"avgrad: {error}", file=sys.stderr)
+        _note("not enough memory; try a smaller --size, fewer prompts, --dtype bfloat16 or a smaller model")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -41,36 +51,44 @@ def _note(text: str) -> None:
     print(f"avgrad: {text}", file=sys.stderr)
 
 
-def _layers(text: str | None) -> int | list[int] | None:
-    if text is None or text == "all":
-        return None
+def _check_folder(folder: Path, argument: str) -> None:
     try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither 'all', a number nor numbers such as 3,5,7") from None
-    return numbers[0] if len(numbers) == 1 and "," not in text else numbers
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{argument} {folder} is a file; a folder is expected")
+    except OSError as error:  # a name that is too long, for example
+        raise InputError(f"{argument} {folder} cannot be used ({error.strerror or error})") from None
+
+
+def _options(methods: Sequence[str], texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The options of each method: each text goes to the methods that have such an option."""
+    from avgrad.engine.methods import get_method, parse_option
+
+    options: dict[str, dict[str, Any]] = {name: {} for name in methods}
+    for text in texts:
+        option = text.partition("=")[0].strip()
+        takers = [name for name in methods if option in get_method(name).options] or list(methods)
+        for name in takers:
+            options[name].update([parse_option(name, text)])
+    return options
 
 
 @app.command()
 def localize(
     image: Annotated[Path, typer.Argument(help="The image.")],
-    audio: Annotated[list[Path] | None, typer.Option(help="A sound to look for; may be given several times.")] = None,
-    text: Annotated[list[str] | None, typer.Option(help="Words to look for; may be given several times.")] = None,
-    speech: Annotated[list[Path] | None, typer.Option(help="Recorded words to look for; several times.")] = None,
+    audio: Annotated[list[Path] | None, typer.Option(help="A sound to locate; may be given several times.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text to locate; several times.")] = None,
+    speech: Annotated[list[Path] | None, typer.Option(help="Recorded words to locate; several times.")] = None,
     image_prompt: Annotated[
-        list[Path] | None, typer.Option("--image", help="An image of what to look for; several times.")
+        list[Path] | None, typer.Option("--image", help="An image of what to locate; several times.")
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            help="mini, imagebind_huge, open_clip:ARCHITECTURE/WEIGHTS or timm:NAME (its words are classes). "
-            "Default: imagebind_huge if here."
-        ),
+        typer.Option(help="A model of `avgrad models`. Default: imagebind_huge if it was downloaded, else mini."),
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="File with the model's weights.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for overlays, heatmaps.npz and result.json.")] = Path("avgrad_out"),
     template: Annotated[
-        list[str] | None, typer.Option(help="Text around each word, as in 'a photo of a {}'; several are averaged.")
+        list[str] | None, typer.Option(help="Text around each text, as in 'a photo of a {}'; several are averaged.")
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -79,48 +97,46 @@ def localize(
             "times, each has a folder of its own in --out, and methods.png shows them side by side."
         ),
     ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="A method's own option, NAME=VALUE, such as relu=false; several times.")
+    ] = None,
     layers_grid: Annotated[
         bool, typer.Option("--layers-grid", help="Also write layers.png: each layer's map.")
     ] = False,
-    layers: Annotated[
-        str | None, typer.Option(help="all, K: from layer K, -K: the last K, or a list such as 3,5,7.")
-    ] = None,
-    pooling: Annotated[str, typer.Option(help="What a layer's score is of: mean or cls.")] = "mean",
+    layers: Annotated[str, typer.Option(help="all, K: from layer K, -K: the last K, or a list such as 3,5,7.")] = "all",
+    pooling: Annotated[Literal["mean", "cls"], typer.Option(help="What a layer's score is of.")] = "mean",
     size: Annotated[
         int | None, typer.Option(help="Short side in pixels that the network sees.", min=16, max=4096)
     ] = None,
+    overlays: Annotated[int, typer.Option(help="Write overlays of so many prompts, the first ones.", min=0)] = 32,
+    heatmaps: Annotated[
+        bool, typer.Option("--heatmaps", help="Also write heatmaps of the image's size into heatmaps.npz.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or auto.")] = "float32",
 ) -> None:
-    """Looks for sounds, spoken words, texts and images in an image; writes an overlay and a heatmap for each."""
+    """Locates sounds, spoken words, texts and images in an image; writes an overlay and a heatmap for each."""
     if not (audio or text or speech or image_prompt):
-        raise typer.BadParameter("nothing to look for: give --audio FILE, --speech FILE, --text WORDS or --image FILE")
-    if out.exists() and not out.is_dir():
-        raise typer.BadParameter(f"--out {out} is a file; a folder is expected")
-    if pooling not in ("mean", "cls"):
-        raise typer.BadParameter(f"--pooling {pooling} is neither mean nor cls")
-    which = _layers(layers)
+        raise InputError("there is no prompt; give --audio FILE, --speech FILE, --text WORDS or --image FILE")
+    _check_folder(out, "--out")
     started = time.perf_counter()
-    import torch
-
-    from avgrad.engine.methods import check_pooling, list_methods, resolve_layers
+    from avgrad.encoders.text import check_templates, check_texts
+    from avgrad.engine.methods import check_options, parse_layers
     from avgrad.localizer import Localizer
-    from avgrad.media import load_image
+    from avgrad.media import load_image, source_name
     from avgrad.models.checkpoints import checkpoint_path
     from avgrad.models.registry import load
 
-    methods = list(dict.fromkeys(method or ["legrad"]))
-    for name in methods:
-        if name not in list_methods():
-            raise typer.BadParameter(f"--method {name} is unknown; there are {', '.join(list_methods())}")
-    number_type = getattr(torch, dtype, None)
-    if number_type not in (torch.float32, torch.bfloat16, torch.float16):
-        raise typer.BadParameter(f"--dtype {dtype} is not float32, bfloat16 or float16")
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise typer.BadParameter(f"--device {device} is not on this machine; cpu is, for example") from None
     seconds = {"import": time.perf_counter() - started}
+    # what can be checked without a model is checked before a large one is loaded
+    methods = list(dict.fromkeys(method or ["legrad"]))
+    options = _options(methods, option or [])
+    for name in methods:
+        check_options(name, options[name])
+    which = parse_layers(layers)
+    check_texts(text or [])
+    templates = check_templates(template or "{}")
+    loaded_image = load_image(image)
     if model is None:
         model = "imagebind_huge" if checkpoint or checkpoint_path("imagebind_huge").exists() else "mini"
         if model == "mini":
@@ -128,49 +144,50 @@ def localize(
                 "using mini, the bundled model: it knows the synthetic scenes it was trained on, not the world. "
                 "`avgrad download imagebind_huge` gets the real one."
             )
-    loaded_image = load_image(image)  # first, so that one that cannot be read is said before a large model is loaded
+        else:
+            _note(f"using {model}")
     towers = ["vision", *(["audio"] if audio or speech else []), *(["text"] if text else [])]
     started = time.perf_counter()
-    loaded = load(model, checkpoint=checkpoint, device=device, dtype=number_type, towers=towers)
+    loaded = load(model, checkpoint=checkpoint, device=device, dtype=dtype, towers=towers)
     seconds["load"] = time.perf_counter() - started
-    try:
-        resolve_layers(which, len(loaded.vision.blocks))
-    except ValueError as error:
-        raise typer.BadParameter(f"--layers {error}") from None
-    try:
-        check_pooling(pooling, loaded.vision)
-    except ValueError as error:
-        raise typer.BadParameter(f"--pooling: {error}") from None
     results: list[Localization] = []
     for name in methods:
-        localizer = Localizer(loaded, method=name, layers=which, pooling=pooling, size=size, keep=False)  # type: ignore[arg-type]
+        localizer = Localizer(
+            loaded,
+            method=name,
+            layers=which,
+            pooling=pooling,
+            size=size,
+            keep=False,
+            **options[name],
+        )
         localizer.set_image(loaded_image)
         if results:
-            results.append(localizer.localize(prompts=results[0].prompts))
+            result = localizer.localize(prompts=results[0].prompts)
         else:
-            results.append(
-                localizer.localize(
-                    audio=audio, text=text, speech=speech, image_prompts=image_prompt, templates=template or ("{}",)
-                )
-            )
-        results[-1].seconds.update(seconds)
+            result = localizer.localize(audio=audio, text=text, speech=speech, image=image_prompt, templates=templates)
+        results.append(replace(result, name=source_name(image), seconds={**result.seconds, **seconds}))
     try:
-        _save(results, out, layers_grid, image=str(image), device=device, dtype=dtype)
+        _save(results, out, layers_grid, overlays, heatmaps)
     except OSError as error:
-        raise typer.BadParameter(f"--out {out} cannot be written: {error.strerror}") from None
+        if out_of_memory(error):
+            raise
+        raise InputError(f"--out {out} cannot be written ({error.strerror or error})") from None
     for result in results:
         _print(result)
     print(f"\nwritten to {out}")
+    if len(results[0].prompts) > overlays:
+        _note(f"overlays of the first {overlays} of {len(results[0].prompts)} prompts; --overlays N writes more")
 
 
-def _save(results: list[Localization], out: Path, layers_grid: bool, **more: Any) -> None:
+def _save(results: list[Localization], out: Path, layers_grid: bool, overlays: int, heatmaps: bool) -> None:
     """One result into `out`, or each of several into a folder of its own, and the images that show them together."""
     from avgrad.files import write_atomic
     from avgrad.panels import layer_panel, method_panel
 
     for result in results:
         folder = out if len(results) == 1 else out / result.method
-        result.save(folder, **more, peak_memory_bytes=_peak_memory())
+        result.save(folder, overlays=overlays, heatmaps=heatmaps, peak_memory_bytes=_peak_memory())
         if layers_grid:
             write_atomic(folder / "layers.png", partial(layer_panel(result).save, format="PNG"))
     if len(results) > 1:
@@ -202,19 +219,33 @@ def _print(result: Localization) -> None:
 
 
 @app.command()
-def models() -> None:
+def models(
+    pattern: Annotated[str, typer.Argument(help="Of names, such as 'open_clip:*B-16*' or 'timm:vit_*'.")] = "*",
+    refused: Annotated[
+        bool, typer.Option("--refused", help="List the models that cannot be explained instead, and why.")
+    ] = False,
+) -> None:
     """Lists the models that can be loaded, and whether their weights are here."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    from avgrad.models.registry import available
+    from avgrad.models import registry
 
+    rows: list[tuple[str, ...]]
+    if refused:
+        columns: tuple[str, ...] = ("model", "reason")
+        rows = list(registry.refused(pattern))
+    else:
+        columns = ("model", "prompts", "weights")
+        rows = [(entry.name, ", ".join(entry.modalities), entry.weights) for entry in registry.entries(pattern)]
+    if not rows:
+        raise InputError(f"no model {'that is refused ' if refused else ''}matches {pattern!r}; '*' lists all")
     table = Table()
-    table.add_column("model", overflow="fold")
-    table.add_column("prompts")
-    table.add_column("weights", overflow="fold")
-    for entry in available():
-        table.add_row(entry.name, ", ".join(entry.modalities), entry.weights)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
     Console().print(table)
 
 
@@ -224,8 +255,8 @@ def download(
 ) -> None:
     """Fetches the official ImageBind checkpoint (its weights are CC-BY-NC 4.0: not for commercial use)."""
     if model != "imagebind_huge":
-        raise typer.BadParameter(
-            f"{model} needs no download: mini is bundled, and open_clip fetches its own models when they are first used"
+        raise InputError(
+            f"{model} needs no download: mini is bundled, and the libraries fetch their own models when first used"
         )
     from avgrad.models.download import download_imagebind
 
@@ -245,7 +276,7 @@ def scenes(
     try:
         write_dataset(out, n, seed, prompt)
     except OSError as error:
-        raise typer.BadParameter(f"{out} cannot be written: {error.strerror}") from None
+        raise InputError(f"OUT {out} cannot be written ({error.strerror or error})") from None
 
 
 @app.command()
@@ -254,14 +285,13 @@ def demo(
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Looks for sounds, spoken words and texts in the sample scenes; writes a page and images (needs no network)."""
-    if out.exists() and not out.is_dir():
-        raise typer.BadParameter(f"{out} is a file; a folder is expected")
+    _check_folder(out, "OUT")
     from avgrad.demo import run
 
     try:
         result = run(out)
     except OSError as error:
-        raise typer.BadParameter(f"{out} cannot be written: {error.strerror}") from None
+        raise InputError(f"OUT {out} cannot be written ({error.strerror or error})") from None
     print(result)
     if show:
         typer.launch(result.page.resolve().as_uri())

@@ -19,3 +19,17 @@ class UnsupportedModelError(InputError):
 
 class CheckpointError(InputError):
     """A checkpoint that cannot be found, read or used."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the memory of the machine or of its accelerator is used up.
+
+    torch raises `torch.OutOfMemoryError` on accelerators and a plain RuntimeError on the CPU.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | OSError) and any(
+        words in text
+        for words in ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+    )

@@ -2,34 +2,67 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from avgrad.engine.attribute import normalized
+from avgrad.errors import InputError
 from avgrad.files import write_atomic
 from avgrad.prompts import Prompt
 
 if TYPE_CHECKING:
     from PIL import Image
 
+OVERLAYS = 32  # overlays that `save` writes by default
+SIDE = 1024  # of the longer side of a saved overlay, in pixels
+_BAND = 1 << 18  # pixels blended at once, which bounds the memory
+_MAX_JPEG = 65_500  # pixels of a side of a JPEG
+# fields that are kept in the JSON as they are
+_KEPT = ("layers", "model", "method", "normalized_first", "name", "device", "dtype", "options", "versions", "seconds")
+
 
 def blend(image: Image.Image, heat: np.ndarray, opacity: float = 0.75, colormap: str = "turbo") -> Image.Image:
     """An image with a heatmap `[H, W]` in [0, 1] laid over it, RGB; see `Localization.overlay`."""
-    from matplotlib import colormaps
     from PIL import Image
 
-    colors = colormaps[colormap](heat)[..., :3] * 255
-    # the square root lets the image show through where it is cold and still marks what is half warm
-    weight = opacity * np.sqrt(heat)[..., None]
-    blended = np.asarray(image) * (1 - weight) + colors * weight
-    return Image.fromarray(np.rint(blended).astype(np.uint8))
+    if not 0 <= opacity <= 1:
+        raise InputError(f"opacity={opacity} is out of range; expected a number in [0, 1]")
+    colors, pixels = _colors(colormap), np.asarray(image)
+    result = np.empty_like(pixels)
+    rows = max(1, _BAND // max(1, heat.shape[1]))
+    for start in range(0, len(heat), rows):
+        band = heat[start : start + rows].astype(np.float32)
+        color = colors[np.minimum(band * len(colors), len(colors) - 1).astype(np.intp)]
+        base = pixels[start : start + rows].astype(np.float32)
+        # the square root lets the image show through where it is cold and still marks what is half warm
+        base += (color - base) * (np.float32(opacity) * np.sqrt(band))[..., None]
+        result[start : start + rows] = np.rint(base)
+    return Image.fromarray(result)
+
+
+@cache
+def _colors(name: str) -> np.ndarray:
+    """The colors of a colormap, float32 `[N, 3]` in [0, 255]."""
+    from matplotlib import colormaps
+
+    if not isinstance(name, str) or name not in colormaps:
+        raise InputError(f"there is no colormap {name!r}; one of matplotlib's is expected, such as 'turbo'")
+    colormap = colormaps[name]
+    table: np.ndarray = np.asarray(colormap(np.arange(colormap.N)), dtype=np.float32)
+    return table[:, :3] * 255
 
 
 def file_words(label: str) -> str:
@@ -38,45 +71,111 @@ def file_words(label: str) -> str:
     >>> file_words("what barks?")
     'what_barks'
     """
-    return re.sub(r"[^\w.-]+", "_", label).strip("._")[:60]
+    words = re.sub(r"[^\w.-]+", "_", label).strip("._")
+    return words.encode()[:90].decode(errors="ignore")  # file systems allow 255 bytes for the whole name
 
 
 @dataclass(frozen=True, eq=False)
 class Localization:
     """Where each of P prompts is in one image of H x W pixels.
 
+    `heatmaps`, float32 `[P, H, W]`, are upsampled from `maps` when they are first read; overlays, masks, boxes and
+    peaks are made of them. Each is min-max normalized by its own smallest and largest value, so some place is always
+    hot, also where the prompt is not in the image: `scores` tell.
+
     Attributes:
         image: the image, RGB.
         prompts: the P prompts.
-        heatmaps: float32 `[P, H, W]`, each min-max normalized by its own smallest and largest value: something is
-            always hot, also where the prompt is not in the image. `scores` tell.
         scores: float32 `[P]`, cosine similarity of image and prompt, in [-1, 1]. Compare prompts of one modality with
             each other: how high a score is depends on the model and the modality.
-        layers: the L layers that were explained.
-        layer_maps: float32 `[P, L, gh, gw]`, raw, on the patch grid (L is 1 for methods that look at one layer).
+        maps: float32 `[P, gh, gw]`, raw maps on the patch grid, summed over layers and corrected.
+        layer_maps: float32 `[P, L, gh, gw]`, raw maps of the layers (L is 1 for methods that look at one layer, or
+            multiply them).
+        layers: the layers that were explained.
         model: name of the model.
         method: name of the attribution method.
+        options: what else the heatmaps depend on: `pooling`, `size`, `correction` and the method's own options.
+            `avgrad.localize(image, model=..., method=..., layers=..., **options)` repeats them.
+        normalized_first: whether maps are min-max normalized before they are upsampled instead of after.
+        name: of the image; empty where it has none.
+        device: what the model computed on.
+        dtype: what it computed in.
+        versions: of avgrad and torch.
         seconds: what each stage took.
     """
 
     image: Image.Image
     prompts: list[Prompt]
-    heatmaps: Tensor
     scores: Tensor
-    layers: list[int]
+    maps: Tensor
     layer_maps: Tensor
+    layers: list[int]
     model: str
     method: str
-    seconds: dict[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    normalized_first: bool = False
+    name: str = ""
+    device: str = "cpu"
+    dtype: str = "float32"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------ heatmaps
+
+    @cached_property
+    def heatmaps(self) -> Tensor:
+        """Float32 `[P, H, W]` in [0, 1], of the size of the image."""
+        return self._upsampled(self.maps)
+
+    def _upsampled(self, maps: Tensor) -> Tensor:
+        width, height = self.image.size
+        return normalized(maps[None], (height, width), self.normalized_first)[0]
+
+    def heatmap(self, index: int) -> Tensor:
+        """The heatmap of one prompt, `[H, W]`, without those of the others."""
+        if "heatmaps" in self.__dict__:  # they have been read, and are kept
+            return self.heatmaps[index]
+        return self._upsampled(self.maps[index][None])[0]
 
     def mask(self, threshold: float = 0.5) -> Tensor:
         """Where the heatmaps reach a threshold in [0, 1]: bool `[P, H, W]`."""
+        _check_threshold(threshold)
         return self.heatmaps >= threshold
 
+    def boxes(self, threshold: float = 0.5) -> list[list[tuple[int, int, int, int]]]:
+        """Boxes around the connected parts of each prompt's mask (pixels that share an edge), the largest part first.
+
+        Args:
+            threshold: of the heatmap, in [0, 1].
+
+        Returns:
+            For each prompt its boxes `(x0, y0, x1, y1)` in pixels; x1 and y1 are outside, as in `PIL.Image.crop`.
+        """
+        from scipy import ndimage
+
+        _check_threshold(threshold)
+        boxes = []
+        for index in range(len(self.prompts)):
+            labels, _ = ndimage.label((self.heatmap(index) >= threshold).numpy())
+            areas = np.bincount(labels.ravel())[1:]
+            slices = ndimage.find_objects(labels)
+            parts = [slices[part] for part in np.argsort(-areas, kind="stable")]
+            boxes.append([(x.start, y.start, x.stop, y.stop) for y, x in parts])
+        return boxes
+
     def peak(self, index: int) -> tuple[int, int]:
-        """Column and row of the hottest pixel of prompt `index`."""
-        row, column = divmod(int(self.heatmaps[index].argmax()), self.heatmaps.shape[-1])
-        return column, row
+        """Column and row of the hottest pixel of prompt `index`, the first where several are."""
+        return self._peaks[index]
+
+    @cached_property
+    def _peaks(self) -> list[tuple[int, int]]:
+        """All peaks, without upsampling: between two cells of the grid heatmaps are linear in x and in y, so that the
+        hottest pixel is the first or the last one between two cells."""
+        rows, down = _ends(self.maps.shape[-2], self.image.height)
+        columns, right = _ends(self.maps.shape[-1], self.image.width)
+        values = (down @ self.maps.double() @ right.T).flatten(1)
+        places = (divmod(place, len(columns)) for place in values.argmax(1).tolist())
+        return [(columns[x], rows[y]) for y, x in places]
 
     def overlay(self, index: int = 0, opacity: float = 0.75, colormap: str = "turbo") -> Image.Image:
         """The image with the heatmap of prompt `index` laid over it, as an RGB image of the same size.
@@ -85,51 +184,116 @@ class Localization:
             index: which prompt.
             opacity: of the hottest place, in [0, 1]; cold places stay as they are.
             colormap: a name that matplotlib knows.
+
+        Raises:
+            InputError: there is no such colormap, or the opacity is out of range.
         """
-        return blend(self.image, self.heatmaps[index].numpy(), opacity, colormap)
+        return blend(self.image, self.heatmap(index).numpy(), opacity, colormap)
+
+    def resized(self, side: int) -> Localization:
+        """The same result with a smaller image, and so with smaller heatmaps.
+
+        Args:
+            side: the longer side in pixels; an image that is not larger stays as it is.
+        """
+        from PIL import Image
+
+        if max(self.image.size) <= side:
+            return self
+        scale = side / max(self.image.size)
+        size = max(1, round(self.image.width * scale)), max(1, round(self.image.height * scale))
+        return replace(self, image=self.image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3))
+
+    # ------------------------------------------------------------------ in a console and in a notebook
+
+    def __repr__(self) -> str:
+        found = [
+            f"{_short(prompt.label)!r} ({prompt.modality}) {score:.3f}"
+            for prompt, score in zip(self.prompts[:3], self.scores[:3].tolist(), strict=True)
+        ]
+        more = [f"{len(self.prompts) - 3} more"] if len(self.prompts) > 3 else []
+        image = " ".join(filter(None, [_short(self.name), f"{self.image.width}x{self.image.height}"]))
+        return f"Localization({image}, {self.model}, {self.method}: {', '.join(found + more)})"
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the overlays of the first prompts side by side."""
+        from avgrad.panels import prompt_panel
+
+        stream = io.BytesIO()
+        prompt_panel(self).save(stream, "PNG")
+        return stream.getvalue()
+
+    # ------------------------------------------------------------------ on disk
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but images and maps, ready for JSON."""
-        width, height = self.image.size
         return {
             "model": self.model,
             "method": self.method,
             "layers": self.layers,
-            "image_size": [width, height],
+            "options": {
+                name: value if isinstance(value, bool | int | float | str | None) else str(value)
+                for name, value in self.options.items()
+            },
+            "name": self.name,
+            "image_size": list(self.image.size),
             "prompts": [
                 {
                     "label": prompt.label,
                     "modality": prompt.modality,
-                    "score": round(float(score), 6),
+                    "score": round(score, 6),
                     "peak": list(self.peak(index)),
                 }
-                for index, (prompt, score) in enumerate(zip(self.prompts, self.scores, strict=True))
+                for index, (prompt, score) in enumerate(zip(self.prompts, self.scores.tolist(), strict=True))
             ],
+            "normalized_first": self.normalized_first,
+            "device": self.device,
+            "dtype": self.dtype,
+            "versions": dict(self.versions),
             "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
         }
 
-    def arrays(self) -> dict[str, Any]:
-        """What the .npz of `save` holds, by name."""
-        return {
-            "heatmaps": self.heatmaps.half().numpy(),
+    def arrays(self, heatmaps: bool = False) -> dict[str, Any]:
+        """What the .npz of `save` holds, by name.
+
+        Args:
+            heatmaps: with the heatmaps at full size, float16 `[P, H, W]`.
+        """
+        arrays = {
+            "maps": self.maps.numpy(),
             "layer_maps": self.layer_maps.numpy(),
             "layers": np.array(self.layers),
             "scores": self.scores.numpy(),
-            "labels": np.array([prompt.label for prompt in self.prompts]),
+            "labels": np.array([str(prompt.label) for prompt in self.prompts]),
+            "embeddings": torch.stack([prompt.embedding.float() for prompt in self.prompts]).numpy(),
         }
+        return {"heatmaps": self.heatmaps.half().numpy(), **arrays} if heatmaps else arrays
 
     def to_json(self, **more: Any) -> bytes:
         """What the .json of `save` holds: `to_dict` and further entries, in UTF-8."""
-        return (json.dumps({**self.to_dict(), **more}, indent=2, ensure_ascii=False) + "\n").encode()
+        document = json.dumps({**self.to_dict(), **more}, indent=2, ensure_ascii=False)
+        return (document + "\n").encode(errors="backslashreplace")  # labels may hold bytes that are no UTF-8
 
-    def save(self, folder: str | os.PathLike[str], **more: Any) -> list[Path]:
-        """Writes an overlay per prompt (`overlay_0_LABEL.png`), `heatmaps.npz` and `result.json`.
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        overlays: int | None = OVERLAYS,
+        side: int = SIDE,
+        heatmaps: bool = False,
+        **more: Any,
+    ) -> list[Path]:
+        """Writes overlays (`overlay_0_LABEL.jpg`, ...), `image.jpg`, `heatmaps.npz` and `result.json`.
 
-        The .npz holds `heatmaps` `[P, H, W]` (float16), `layer_maps` `[P, L, gh, gw]` (float32), `layers`, `scores` and
-        `labels`. Each file is complete as soon as it has its name.
+        The .npz holds `maps` `[P, gh, gw]`, `layer_maps` `[P, L, gh, gw]`, `scores`, `embeddings` (all float32),
+        `layers` and `labels`. `load` upsamples heatmaps from the maps again, so they are written only if asked for.
+        Each file is complete as soon as it has its name, `result.json` last.
 
         Args:
             folder: made where it is missing.
+            overlays: write those of so many prompts, the first ones; None for all.
+            side: the longer side of an overlay in pixels; smaller images keep their size.
+            heatmaps: also write `heatmaps` at full size into the .npz, float16 `[P, H, W]`: large and slow.
             **more: further entries of the JSON.
 
         Returns:
@@ -140,13 +304,90 @@ class Localization:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        files = []
-        for index, prompt in enumerate(self.prompts):
-            words = file_words(prompt.label)
-            save_overlay = partial(self.overlay(index).save, format="PNG")
-            files.append(write_atomic(folder / f"overlay_{index}_{words}.png", save_overlay))
-        arrays = self.arrays()
+        shown = self.prompts[:overlays]
+        small = self.resized(side)
+
+        def write_overlay(index: int) -> Path:
+            path = folder / f"overlay_{index}_{file_words(self.prompts[index].label)}.jpg"
+            return write_atomic(path, partial(small.overlay(index).save, format="JPEG", quality=90))
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            image = pool.submit(self._save_image, folder)
+            files = [*pool.map(write_overlay, range(len(shown))), image.result()]
+        arrays = self.arrays(heatmaps)
         files.append(write_atomic(folder / "heatmaps.npz", lambda file: np.savez_compressed(file, **arrays)))
-        document = self.to_json(**more)
-        files.append(write_atomic(folder / "result.json", document))
+        files.append(write_atomic(folder / "result.json", self.to_json(**more)))
         return files
+
+    def _save_image(self, folder: Path) -> Path:
+        if max(self.image.size) > _MAX_JPEG:
+            return write_atomic(folder / "image.png", partial(self.image.save, format="PNG"))
+        return write_atomic(folder / "image.jpg", partial(self.image.save, format="JPEG", quality=95))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Localization:
+        """The result that `save` wrote: the same heatmaps; the image as it was saved, which is a JPEG.
+
+        Raises:
+            InputError: the folder does not hold one, or it is damaged.
+        """
+        from avgrad.media import load_image
+
+        folder = Path(folder)
+        try:
+            document = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+            with np.load(folder / "heatmaps.npz", allow_pickle=False) as file:
+                maps, layer_maps, scores, embeddings = (
+                    torch.from_numpy(file[name]) for name in ("maps", "layer_maps", "scores", "embeddings")
+                )
+            image = load_image(next(path for path in (folder / "image.jpg", folder / "image.png") if path.exists()))
+            prompts = [
+                Prompt(embedding, entry["label"], entry["modality"])
+                for embedding, entry in zip(embeddings, document["prompts"], strict=True)
+            ]
+            kept = {name: document[name] for name in _KEPT}
+            return cls(image, prompts, scores, maps, layer_maps, **kept)
+        except (OSError, StopIteration) as error:
+            reason = getattr(error, "strerror", None) or "image.jpg is missing"
+            raise InputError(f"{folder} holds no result of Localization.save ({reason})") from None
+        except (ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+            raise InputError(f"{folder} holds a damaged result of Localization.save ({error})") from error
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 40 else label[:39] + "…"
+
+
+def _ends(cells: int, pixels: int) -> tuple[list[int], Tensor]:
+    """The first and the last pixel between each two cells of a row that is bilinearly upsampled.
+
+    Returns:
+        Their places, ascending, and what they take from each cell, float64 `[len(places), cells]`.
+    """
+    position = ((torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5).clamp(0, cells - 1)
+    lower = position.long()
+    changed = lower.diff() != 0
+    ends = torch.ones(pixels, dtype=torch.bool)
+    ends[1:-1] = changed[1:] | changed[:-1]
+    places = ends.nonzero()[:, 0]
+    position, lower = position[places], lower[places]
+    share = (position - lower)[:, None]
+    one_hot = torch.eye(cells, dtype=torch.float64)
+    return places.tolist(), one_hot[lower] * (1 - share) + one_hot[(lower + 1).clamp_max(cells - 1)] * share
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold={threshold} is out of range; expected a number in [0, 1]")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The versions of avgrad and torch."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        own = version("avgrad")
+    except PackageNotFoundError:  # run from a clone that is not installed
+        own = "unknown"
+    return {"avgrad": own, "torch": str(torch.__version__)}

@@ -1,69 +1,88 @@
-"""Localizer: the image is set once, and asked about often. The one place where all parts meet."""
+"""Localizer: an image is set once, and prompts are located in it. The one place where all parts meet."""
 
 from __future__ import annotations
 
+import operator
 import os
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from avgrad.encoders.audio import log_mel_clips
-from avgrad.encoders.image import Preprocess
 from avgrad.encoders.text import encode_labels
-from avgrad.engine.attribute import Prepared, explain, prepare, resolve_correction
-from avgrad.engine.methods import Pooling, check_options, check_pooling, get_method, resolve_layers
-from avgrad.engine.view import ViTView
-from avgrad.errors import MediaError, UnsupportedModelError
-from avgrad.localization import Localization
-from avgrad.media import load_image, open_audio
-from avgrad.models.registry import load
+from avgrad.engine.attribute import Correction, Prepared, explain, normalizes_first
+from avgrad.engine.methods import Pooling, check_options
+from avgrad.errors import InputError, PromptError, UnsupportedModelError
+from avgrad.localization import Localization, versions
+from avgrad.media import as_list, load_image, open_audio, source_name
+from avgrad.models.model import Model
+from avgrad.models.registry import load_cached
 from avgrad.prompts import Prompt
+from avgrad.settings import Layers, Settings
+from avgrad.stream import stream
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
 
-    ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]
+    ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any] | Tensor
     AudioSource = str | os.PathLike[str] | bytes | tuple[Tensor | np.ndarray[Any, Any], int]
 
 
-class Model(Protocol):
-    """What a Localizer needs of a model; `avgrad.load` gives such ones."""
+@dataclass(frozen=True, eq=False)
+class SetImage:
+    """An image that was set. It is never changed, so threads may share it.
 
+    Attributes:
+        image: the image.
+        name: its file's name; empty where it has none.
+        pixels: `[1, 3, h, w]`.
+        prepared: the forward pass.
+        place: device and dtype of the model at that time.
+        seconds: what it took.
+    """
+
+    image: Image.Image
     name: str
-    preprocess: Preprocess
-
-    @property
-    def modalities(self) -> tuple[str, ...]: ...
-    @property
-    def vision(self) -> ViTView: ...
-    def encode_text(self, texts: Sequence[str]) -> Tensor: ...
-    def encode_image(self, pixels: Tensor) -> Tensor: ...
-    def pixels(self, image: Image.Image) -> Tensor: ...
+    pixels: Tensor
+    prepared: Prepared
+    place: tuple[torch.device, torch.dtype]
+    seconds: float
 
 
 class Localizer:
-    """Finds things in an image by their sound, their spoken name, a text or another image.
+    """Locates sounds, spoken words, texts and images in an image.
 
     The image's forward pass runs once, in `set_image`; each further prompt costs only its own explanation.
 
+    Threads may share a Localizer. Each works on the image that it set last itself; a thread that has set none works on
+    the one that any thread set last.
+
     Args:
-        model: a model from `avgrad.load`, or its name.
+        model: a model from `avgrad.load`, or its name. Models loaded by name are shared, see
+            `avgrad.models.registry.load_cached`.
+        device: where to load a model given by name; the CPU by default.
+        dtype: of the weights of a model given by name, as `avgrad.load` takes it; float32 by default.
         method: how heatmaps are made, one of `avgrad.list_methods()`.
         layers: which layers are explained: None for all, k >= 0 from layer k on, negative the last -k, a list exactly.
-        pooling: "mean" (LeGrad's) or "cls".
+        pooling: what a layer's score is of: "mean" of all tokens (LeGrad's), or "cls"; ignored when the model pools by
+            attention.
         size: short side in pixels at which the network sees the image; None for the one it was trained with. Larger
-            finds smaller things and takes longer.
-        keep: keep what the forward pass left for later prompts (about `6 n d` numbers per layer for n tokens of
-            width d). Without it, each call runs the forward pass again, in the memory of one layer.
-        correction: blank LeGrad maps where a prompt that names nothing is seen, as `avgrad.attribute` does: on for
-            models that pool by attention, unless None or 0 is given.
-        backward_dtype: torch.bfloat16 makes LeGrad's heatmaps faster and a little coarser, see
-            `avgrad.engine.legrad.legrad`; None for the model's own.
+            finds smaller objects and takes longer.
+        keep: keep what the forward pass left for later prompts (for LeGrad about `6 n d` numbers per layer for n tokens
+            of width d). Without it, each call runs the forward pass again, in the memory of one layer.
+        correction: zero LeGrad maps where that of the empty prompt exceeds this, as `avgrad.attribute` does: 0.8 by
+            default for models that pool by attention; None or 0 for not.
+        **options: the method's own, such as `backward_dtype=torch.bfloat16` or `relu=False` of "legrad".
+
+    Raises:
+        InputError: a wrong argument.
+        UnsupportedModelError, CheckpointError: as `avgrad.load`, for a model given by name.
 
     Example:
         >>> import avgrad
@@ -74,199 +93,307 @@ class Localizer:
 
     def __init__(
         self,
-        model: Model | str = "mini",
+        model: Model | str,
         *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
         method: str = "legrad",
-        layers: int | Sequence[int] | None = None,
+        layers: Layers = None,
         pooling: Pooling = "mean",
         size: int | None = None,
         keep: bool = True,
-        correction: float | Literal["default"] | None = "default",
-        backward_dtype: torch.dtype | None = None,
+        correction: Correction = "default",
+        **options: Any,
     ) -> None:
-        get_method(method)
-        if backward_dtype is not None:
-            check_options(method, {"backward_dtype": backward_dtype})
-        if size is not None and size < 1:
-            raise ValueError(f"size={size} is no length in pixels; 224 is, for example")
-        self.model: Model = load(model) if isinstance(model, str) else model
-        check_pooling(pooling, self.model.vision)
-        self.method, self.pooling, self.size, self.keep = method, pooling, size, keep
-        self.backward_dtype = backward_dtype
-        self.layers = resolve_layers(layers, len(self.model.vision.blocks))
-        self.correction = resolve_correction(correction, self.model.vision, method)
-        self._image: Image.Image | None = None
-        self._prepared: Prepared | None = None
-        self._seconds: dict[str, float] = {}
+        if isinstance(model, str):
+            check_options(method, options)  # before weights are loaded
+            model = load_cached(model, device=device or "cpu", dtype=dtype or torch.float32)
+        elif device is not None or dtype is not None:
+            raise InputError("device and dtype go with a model's name; give them to avgrad.load, or move the model")
+        self.model: Model = model
+        self.size, self.keep = None if size is None else _at_least_one("size", size), keep
+        self.settings = Settings.checked(self.model, method, layers, pooling, correction, options)
+        self._own = threading.local()
+        self._last: SetImage | None = None
 
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._seconds[name] = time.perf_counter() - start
+    # ------------------------------------------------------------------ images
 
     def set_image(self, image: ImageSource) -> None:
-        """Sets the image that prompts are looked for in.
+        """Sets the image that prompts are located in. After other weights are loaded into the model, set it again.
 
         Args:
-            image: a path, a file's bytes, a PIL image, or an array `[H, W, 3]`, uint8. The whole image is used, its
-                proportions kept (up to 3 : 1).
+            image: a path, a file's bytes, a PIL image, an array `[H, W, 3]` or a tensor `[3, H, W]`; arrays and tensors
+                are uint8, or floating-point in [0, 1]. The whole image is used, its proportions kept (up to 3 : 1).
 
         Raises:
-            MediaError: it cannot be read as an image.
+            MediaError: it cannot be read as an image; the last one stays.
         """
-        with self._stage("image"):
-            loaded = load_image(image)
-            pixels = self.model.preprocess.whole(loaded, self.size)[None]
-            options = {} if self.backward_dtype is None else {"backward_dtype": self.backward_dtype}
-            prepared = prepare(self.model, pixels, self.method, self.layers, self.pooling, keep=self.keep, **options)
-        self._image, self._prepared = loaded, prepared
+        self._own.image = self._last = self._prepared(load_image(image), source_name(image))
+
+    def _prepared(self, image: Image.Image, name: str, pixels: Tensor | None = None) -> SetImage:
+        start = time.perf_counter()
+        if pixels is None:
+            pixels = self.model.preprocess.whole(image, self.size)[None]
+        prepared = self.settings.prepare(pixels, self.keep)
+        place = self.model.vision.device, self.model.vision.dtype
+        return SetImage(image, name, pixels, prepared, place, time.perf_counter() - start)
+
+    def _current(self) -> SetImage:
+        """The image of this thread."""
+        current: SetImage | None = getattr(self._own, "image", None) or self._last
+        if current is None:
+            raise InputError("no image is set; call set_image first")
+        if current.place != (self.model.vision.device, self.model.vision.dtype):  # the model was moved since
+            current = self._own.image = self._prepared(current.image, current.name, current.pixels)
+        return current
+
+    # ------------------------------------------------------------------ prompts
 
     def encode(
         self,
-        audio: AudioSource | Sequence[AudioSource] | None = None,
-        text: str | Sequence[str] | None = None,
-        speech: AudioSource | Sequence[AudioSource] | None = None,
         *,
-        image: ImageSource | Sequence[ImageSource] | None = None,
-        templates: Sequence[str] = ("{}",),
+        audio: AudioSource | Iterable[AudioSource] | None = None,
+        text: str | Iterable[str] | None = None,
+        speech: AudioSource | Iterable[AudioSource] | None = None,
+        image: ImageSource | Iterable[ImageSource] | None = None,
+        templates: str | Sequence[str] = "{}",
     ) -> list[Prompt]:
-        """Prompts in this order: audio, speech, text, image; see `localize`, which calls the last `image_prompts`."""
+        """Prompts in the order audio, speech, text, image; the arguments are those of `localize`.
+
+        Raises:
+            MediaError: a sound or an image cannot be read.
+            PromptError: an empty text, an unknown class, or a template without `{}`.
+            UnsupportedModelError: the model does not take a prompt of this modality.
+        """
         prompts = []
         for modality, sources in (("audio", audio), ("speech", speech)):
-            for number, source in enumerate(_as_list(sources), start=1):
-                prompts.append(self._encode_sound(source, modality, number))
-        labels = _as_list(text)
+            for number, source in enumerate(as_list(sources), start=1):
+                self._require("audio")
+                with open_audio(source) as sound:
+                    embedding = self.model.encode_sound(sound)  # type: ignore[attr-defined]
+                prompts.append(Prompt(embedding.cpu(), _label(source, modality, number), modality))
+        labels = as_list(text)
         if labels:
             self._require("text")
-            embeddings = encode_labels(self.model, labels, templates)
-            prompts += [
-                Prompt(embedding, label.strip(), "text")
-                for label, embedding in zip(labels, embeddings.cpu(), strict=True)
-            ]
-        images: list[Any] = list(image) if isinstance(image, list | tuple) else [] if image is None else [image]
-        for number, source in enumerate(images, start=1):
-            pixels = self.model.pixels(load_image(source))
-            embedding = self.model.encode_image(pixels[None])[0]
+            embeddings = encode_labels(self.model, labels, templates).cpu()
+            texts = zip(labels, embeddings, strict=True)
+            prompts += [Prompt(embedding, label.strip(), "text") for label, embedding in texts]
+        for number, source in enumerate(as_list(image), start=1):
+            embedding = self.model.encode_image(self.model.pixels(load_image(source))[None])[0]
             prompts.append(Prompt(embedding.cpu(), _label(source, "image", number), "image"))
         return prompts
 
-    def _encode_sound(self, source: AudioSource, modality: str, number: int) -> Prompt:
-        self._require("audio")
-        with open_audio(source) as sound:
-            embedding = self.model.encode_clips(log_mel_clips(sound))  # type: ignore[attr-defined]
-        return Prompt(embedding.cpu(), _label(source, modality, number), modality)
-
     def _require(self, modality: str) -> None:
         if modality not in self.model.modalities:
-            what = "sound" if modality == "audio" else "text"
-            understood = " and ".join(self.model.modalities) or "no prompts"
+            what = "sounds" if modality == "audio" else "texts"
+            taken = " and ".join([*self.model.modalities, "image"])
             raise UnsupportedModelError(
-                f"{self.model.name} understands {understood}, so it cannot look for a {what}; "
-                "an ImageBind model such as imagebind_huge can"
+                f"{self.model.name} takes {taken} prompts, not {what}; ImageBind models such as imagebind_huge do"
             )
+
+    def _prompts(self, prompts: Prompt | Iterable[Prompt] | None, sources: Mapping[str, Any]) -> list[Prompt]:
+        """All prompts of a call, checked against the model."""
+        given = [*self.encode(**sources), *as_list(prompts)]
+        if not given:
+            raise PromptError("there is no prompt; give at least one of audio, text, speech, image and prompts")
+        width = self.model.vision.embed_dim
+        for prompt in given:
+            if not isinstance(prompt, Prompt):
+                raise PromptError(f"prompts hold a {type(prompt).__name__}; avgrad.Prompt is expected, as encode gives")
+            if prompt.embedding.shape != (width,):
+                raise PromptError(
+                    f"prompt {prompt.label!r} has an embedding of width {len(prompt.embedding)}, and {self.model.name} "
+                    f"has {width}: prompts belong to the model that made them"
+                )
+            length = float(prompt.embedding.norm())
+            if not 0 < length < float("inf"):
+                raise PromptError(f"prompt {prompt.label!r} has an embedding of length {length} and so no direction")
+        return given
+
+    # ------------------------------------------------------------------ results
 
     def localize(
         self,
-        audio: AudioSource | Sequence[AudioSource] | None = None,
-        text: str | Sequence[str] | None = None,
-        speech: AudioSource | Sequence[AudioSource] | None = None,
-        prompts: Prompt | Sequence[Prompt] | None = None,
         *,
-        image_prompts: ImageSource | Sequence[ImageSource] | None = None,
-        templates: Sequence[str] = ("{}",),
+        audio: AudioSource | Iterable[AudioSource] | None = None,
+        text: str | Iterable[str] | None = None,
+        speech: AudioSource | Iterable[AudioSource] | None = None,
+        image: ImageSource | Iterable[ImageSource] | None = None,
+        prompts: Prompt | Iterable[Prompt] | None = None,
+        templates: str | Sequence[str] = "{}",
+        method: str | None = None,
+        layers: Layers | EllipsisType = ...,
+        pooling: Pooling | None = None,
+        correction: Correction | EllipsisType = ...,
+        **options: Any,
     ) -> Localization:
-        """Looks for P prompts in the image that was set.
+        """Locates P prompts in the image that was set.
 
         Args:
             audio: sounds: paths, files' bytes, or pairs of a waveform `[channels, samples]` and its sample rate.
-            text: texts.
+            text: texts; for classifiers names or indices of classes.
             speech: spoken words, given as sounds are.
+            image: images of what to look for, each as `set_image` takes it; the model sees them cropped to their
+                central square, as it was trained.
             prompts: prompts made before, by `encode` or as combinations.
-            image_prompts: images of what to look for, each as `set_image` takes it; the model sees them cropped to
-                their central square, as it was trained.
-            templates: texts with `{}` where the label goes; the embeddings of a label's templates are averaged.
+            templates: a text, or several, with `{}` where the label goes, such as "a photo of a {}"; the embeddings of
+                a label's templates are averaged.
+            method, layers, pooling, correction, **options: for this call instead of the Localizer's own; another
+                method, other layers or other options run the forward pass again. With another method, the Localizer's
+                options and correction do not apply.
 
         Returns:
-            The prompts in the order audio, speech, text, image prompts, prompts, each in the order given, with heatmaps
-            of the size of the image.
+            The prompts in the order audio, speech, text, image, prompts, each in the order given, with heatmaps of the
+            size of the image.
 
         Raises:
-            MediaError: a prompt cannot be read, or there is none.
-            UnsupportedModelError: the model does not understand a prompt's modality.
-            RuntimeError: no image was set.
+            MediaError: a sound or an image cannot be read.
+            PromptError: there is no prompt, or one cannot be used.
+            UnsupportedModelError: the model does not take a prompt's modality.
+            InputError: no image was set, or a wrong argument.
         """
-        if self._image is None or self._prepared is None:
-            raise RuntimeError("no image is set: call set_image first")
-        with self._stage("prompts"):
-            given = self.encode(audio, text, speech, image=image_prompts, templates=templates) + _as_list(prompts)
-            if not given:
-                raise MediaError(
-                    "there is nothing to look for: give at least one sound, spoken word, text, image or prompt"
-                )
-            view = self.model.vision
-            for prompt in given:
-                if prompt.embedding.shape != (view.embed_dim,):
-                    raise MediaError(
-                        f"the prompt {prompt.label!r} has an embedding of shape {list(prompt.embedding.shape)}, and "
-                        f"{self.model.name} has [{view.embed_dim}]: prompts belong to the model that made them"
-                    )
-            directions = torch.stack([prompt.direction for prompt in given]).to(view.device, view.dtype)
-        with self._stage("heatmaps"):
-            width, height = self._image.size
-            found = explain(self._prepared, directions, (height, width), correction=self.correction)
-            scores = (found.embedding.float() @ directions.float().T)[0]
-        return Localization(
-            image=self._image,
-            prompts=given,
-            heatmaps=found.heatmaps[0].float().cpu(),
-            scores=scores.cpu(),
-            layers=found.layers,
-            layer_maps=found.layer_maps[0].float().cpu(),
-            model=self.model.name,
-            method=self.method,
-            seconds=dict(self._seconds),
+        settings = self.settings.changed(method, layers, pooling, correction, options)
+        current, start = self._current(), time.perf_counter()
+        sources = {"audio": audio, "text": text, "speech": speech, "image": image, "templates": templates}
+        given = self._prompts(prompts, sources)
+        encoded = time.perf_counter()
+        prepared = current.prepared
+        if not settings.share_pass(self.settings):
+            prepared = settings.prepare(current.pixels, keep=False)
+        result = self.results(prepared, [current.image], [current.name], given, settings)[0]
+        seconds = {"image": current.seconds, "prompts": encoded - start, "heatmaps": time.perf_counter() - encoded}
+        return replace(result, seconds=seconds)
+
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        audio: AudioSource | Iterable[AudioSource] | None = None,
+        text: str | Iterable[str] | None = None,
+        speech: AudioSource | Iterable[AudioSource] | None = None,
+        image: ImageSource | Iterable[ImageSource] | None = None,
+        prompts: Prompt | Iterable[Prompt] | None = None,
+        templates: str | Sequence[str] = "{}",
+        batch_size: int = 16,
+        workers: int = 2,
+    ) -> Iterator[Localization]:
+        """Locates the same prompts in many images.
+
+        Prompts are encoded once. Images of equal preprocessed shape share a forward pass, and the next ones are decoded
+        meanwhile. The image of `set_image` is neither used nor changed.
+
+        Args:
+            images: any iterable of what `set_image` takes; it is read as far ahead as needed.
+            audio, text, speech, image, prompts, templates: as in `localize`.
+            batch_size: the largest number of images in a forward pass. Memory grows with it, see `keep`; up to four
+                times as many decoded images wait for others of their shape.
+            workers: threads that decode images.
+
+        Returns:
+            An iterator over one result per image, in the order of the images.
+
+        Raises:
+            InputError: as `localize`, at once; and at the place of an image that cannot be read a MediaError that names
+                it, which ends the stream.
+        """
+        sources = {"audio": audio, "text": text, "speech": speech, "image": image, "templates": templates}
+        given = self._prompts(prompts, sources)
+        return stream(self, images, given, _at_least_one("batch_size", batch_size), _at_least_one("workers", workers))
+
+    def results(
+        self,
+        prepared: Prepared,
+        images: Sequence[Image.Image],
+        names: Sequence[str],
+        prompts: list[Prompt],
+        settings: Settings,
+    ) -> list[Localization]:
+        """A result for each image of a batch.
+
+        Args:
+            prepared: the forward pass over B images.
+            images, names: the B images.
+            prompts: checked prompts.
+            settings: those of `prepared`.
+        """
+        view = prepared.view
+        directions = torch.stack([prompt.direction for prompt in prompts]).to(view.device, view.dtype)
+        # on the patch grid: each result upsamples its own maps when its heatmaps are read
+        found = explain(
+            prepared, directions, view.grid(prepared.pixels), normalize=False, correction=settings.correction
         )
+        scores = found.embedding.float() @ directions.float().T
+        return [
+            Localization(
+                image=image,
+                prompts=prompts,
+                scores=scores[index].cpu(),
+                maps=found.heatmaps[index].float().cpu(),
+                layer_maps=found.layer_maps[index].float().cpu(),
+                layers=found.layers,
+                model=self.model.name,
+                method=settings.method,
+                options={
+                    "pooling": settings.pooling,
+                    "size": self.size,
+                    "correction": settings.correction,
+                    **settings.options,
+                },
+                normalized_first=normalizes_first(view),
+                name=name,
+                device=str(view.device),
+                dtype=str(view.dtype).removeprefix("torch."),
+                versions=versions(),
+            )
+            for index, (image, name) in enumerate(zip(images, names, strict=True))
+        ]
 
 
 def _label(source: Any, modality: str, number: int) -> str:
     """What to call a prompt: the name of its file, or its modality and number."""
-    return os.path.basename(os.fspath(source)) if isinstance(source, str | os.PathLike) else f"{modality} {number}"
+    return source_name(source) or f"{modality} {number}"
 
 
-def _as_list(value: Any) -> list[Any]:
-    """One or several of something, as a list. A pair of a waveform and its sample rate is one sound."""
-    if value is None:
-        return []
-    if isinstance(value, str | bytes | os.PathLike | Prompt):
-        return [value]
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], int):
-        return [value]
-    return list(value)
+def _at_least_one(name: str, value: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InputError(f"{name}={value!r} is not an integer of at least 1")
+    return number
 
 
 def localize(
-    image: ImageSource,
-    audio: AudioSource | Sequence[AudioSource] | None = None,
-    text: str | Sequence[str] | None = None,
-    speech: AudioSource | Sequence[AudioSource] | None = None,
+    source: ImageSource,
+    /,
     *,
-    model: Model | str = "mini",
-    image_prompts: ImageSource | Sequence[ImageSource] | None = None,
-    templates: Sequence[str] = ("{}",),
+    model: Model | str,
+    audio: AudioSource | Iterable[AudioSource] | None = None,
+    text: str | Iterable[str] | None = None,
+    speech: AudioSource | Iterable[AudioSource] | None = None,
+    image: ImageSource | Iterable[ImageSource] | None = None,
+    prompts: Prompt | Iterable[Prompt] | None = None,
+    templates: str | Sequence[str] = "{}",
     **options: Any,
 ) -> Localization:
-    """Looks for prompts in one image: `Localizer` in one call.
+    """Locates prompts in one image: `Localizer` in one call.
 
     Args:
-        image: as `Localizer.set_image` takes it.
-        audio, text, speech, image_prompts, templates: as `Localizer.localize` takes them.
-        model: a model from `avgrad.load`, or its name.
-        **options: `method`, `layers`, `pooling`, `size`, `correction` and `backward_dtype` of `Localizer`.
+        source: the image, as `Localizer.set_image` takes it.
+        model: a model from `avgrad.load`, or its name. The models given by name last stay loaded for further calls, see
+            `avgrad.models.registry.load_cached`.
+        audio, text, speech, image, prompts, templates: prompts, as `Localizer.localize` takes them.
+        **options: further arguments of `Localizer`: `device`, `dtype`, `method`, `layers`, `pooling`, `size`,
+            `correction` and the method's own options.
 
     Raises:
-        MediaError, UnsupportedModelError, CheckpointError: as there.
+        MediaError, PromptError, UnsupportedModelError, CheckpointError, InputError: as there.
+
+    Example:
+        >>> import avgrad
+        >>> avgrad.localize("street.jpg", model="mini", text="a guitar")  # doctest: +SKIP
     """
-    localizer = Localizer(model, keep=False, **options)
-    localizer.set_image(image)
-    return localizer.localize(audio, text, speech, image_prompts=image_prompts, templates=templates)
+    localizer = Localizer(model, **{"keep": False, **options})
+    localizer.set_image(source)
+    return localizer.localize(audio=audio, text=text, speech=speech, image=image, prompts=prompts, templates=templates)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avgrad.engine.attribute import min_max, upsample
-from avgrad.localization import Localization, blend
+from avgrad.localization import Localization
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
 SIDE = 224  # of the longer side of one tile, in pixels
 COLUMNS = 8
+PROMPTS = 32  # that a panel shows at most, the first ones
 _GAP, _LINE, _SIZE = 8, 24, 14
 _PAPER, _INK = (255, 255, 255), (24, 27, 32)
 
@@ -25,7 +26,7 @@ def _font() -> ImageFont.FreeTypeFont:
     from PIL import ImageFont
 
     # Pillow's own font has Latin letters alone
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), _SIZE)
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), _SIZE)
 
 
 def _fitted(words: str, room: int) -> str:
@@ -62,20 +63,31 @@ def _sheet(sections: Sequence[tuple[str, Sequence[tuple[str, Image.Image]]]]) ->
     return sheet
 
 
+def prompt_panel(result: Localization) -> Image.Image:
+    """The overlays of a result side by side, of its first prompts."""
+    small = result.resized(SIDE)
+    tiles = [
+        (f"{prompt.label} {score:.3f}", small.overlay(index))
+        for index, (prompt, score) in enumerate(zip(result.prompts[:COLUMNS], result.scores.tolist(), strict=False))
+    ]
+    return _sheet([(f"{result.model}, {result.method}", tiles)])
+
+
 def method_panel(results: Sequence[Localization]) -> Image.Image:
     """Overlays of several methods side by side, prompt by prompt, as in the LeGrad paper's Figure 5.
 
     Args:
         results: of the same image and prompts, one for each method.
     """
-    first = results[0]
+    small = [result.resized(SIDE) for result in results]
+    first = small[0]
     return _sheet(
         [
             (
-                f"{prompt.label} ({prompt.modality}), {first.model}, score {float(score):.3f}",
-                [("the image", first.image), *((result.method, result.overlay(index)) for result in results)],
+                f"{prompt.label} ({prompt.modality}), {first.model}, score {score:.3f}",
+                [("the image", first.image), *((result.method, result.overlay(index)) for result in small)],
             )
-            for index, (prompt, score) in enumerate(zip(first.prompts, first.scores, strict=True))
+            for index, (prompt, score) in enumerate(zip(first.prompts[:PROMPTS], first.scores.tolist(), strict=False))
         ]
     )
 
@@ -85,16 +97,14 @@ def layer_panel(result: Localization) -> Image.Image:
 
     Each layer's map is min-max normalized by itself: a layer that adds next to nothing looks as hot as any other.
     """
-    width, height = result.image.size
-    maps = min_max(upsample(result.layer_maps, (height, width)))
+    small = result.resized(SIDE)
     # a method that looks at one layer, or multiplies them, has no map for each
-    layered = maps.shape[1] == len(result.layers)
+    layered = small.layer_maps.shape[1] == len(small.layers)
+    layers = [replace(small, maps=maps) for maps in small.layer_maps.unbind(1)] if layered else []
     sections = []
-    for index, prompt in enumerate(result.prompts):
-        tiles = [("the image", result.image)]
-        if layered:
-            overlays = (blend(result.image, heat.numpy()) for heat in maps[index])
-            tiles += [(f"layer {layer}", overlay) for layer, overlay in zip(result.layers, overlays, strict=True)]
-        tiles.append((result.method, result.overlay(index)))
-        sections.append((f"{prompt.label} ({prompt.modality}), {result.model}", tiles))
+    for index, prompt in enumerate(small.prompts[:PROMPTS]):
+        tiles = [("the image", small.image)]
+        tiles += [(f"layer {k}", layer.overlay(index)) for k, layer in zip(small.layers, layers, strict=False)]
+        tiles.append((small.method, small.overlay(index)))
+        sections.append((f"{prompt.label} ({prompt.modality}), {small.model}", tiles))
     return _sheet(sections)

@@ -1,4 +1,4 @@
-"""Where and in which numbers is computed: devices, number types, and what a report says about both."""
+"""Device and dtype of a measurement, and the environment that a report states beside its figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-# "tf32" is float32 whose products a GPU's tensor cores round to 10 bits
+from avgrad.errors import InputError
+
+# "tf32" is float32 whose matmuls run on a GPU's tensor cores with a mantissa of 10 bits
 DTYPES = {
     "float32": torch.float32,
     "tf32": torch.float32,
@@ -17,35 +19,37 @@ DTYPES = {
 }
 
 
-class OptionError(ValueError):
-    """An option asks for what is not there; the message says in one sentence for what, and what there is."""
+class OptionError(InputError):
+    """An option of the command line that cannot be used."""
 
 
 def use(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """The device and the type of numbers that the command line names; on CUDA, TF32 is switched on or off by it.
+    """The device and the dtype that the command line names; on CUDA, TF32 is switched on or off by it.
 
     Args:
         device: such as "cpu", "cuda" and "cuda:1".
         dtype: one of `DTYPES`.
 
     Raises:
-        OptionError: they are not to be had.
+        OptionError: the device is not available, the dtype is unknown, or the device does not support it.
     """
     if dtype not in DTYPES:
-        raise OptionError(f"--dtype {dtype} is none of {', '.join(DTYPES)}")
+        raise OptionError(f"--dtype {dtype} is unknown; expected one of {', '.join(DTYPES)}")
     try:
         chosen = torch.empty(1, device=device).device
-    except (RuntimeError, AssertionError):
-        raise OptionError(f"--device {device} is not on this machine; cpu is, for example") from None
+    except (RuntimeError, AssertionError, ImportError):  # each backend refuses in its own way
+        raise OptionError(f"--device {device} is not available on this machine; cpu is") from None
+    if chosen.type == "meta":
+        raise OptionError("--device meta computes nothing; expected a device such as cpu or cuda")
     if dtype == "tf32" and chosen.type != "cuda":
-        raise OptionError(f"--dtype tf32 is of GPUs by NVIDIA, and --device is {device}; float32 is meant, perhaps")
+        raise OptionError(f"--dtype tf32 needs an NVIDIA GPU, and --device is {device}; use --dtype float32")
     if chosen.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = dtype == "tf32"
     return chosen, DTYPES[dtype]
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is called."""
+    """The name of the GPU or the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
@@ -53,8 +57,8 @@ def device_name(device: torch.device) -> str:
     return f"{platform.processor() or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
-def surroundings(device: torch.device) -> dict[str, Any]:
-    """What a figure depends on besides the code: the device, threads and versions."""
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a measurement depends on besides the code: device, threads and versions."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     for package in ("open_clip_torch", "timm", "legrad_torch"):
         try:

@@ -1,4 +1,4 @@
-"""How long loading imagebind_huge takes, beside reading its bytes: `python -m benchmarks.speed --load`."""
+"""Time to load imagebind_huge, beside that of reading its bytes: `python -m benchmarks.speed --load`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ import torch
 
 from avgrad.models.checkpoints import byte_offsets, check_layout, open_checkpoint
 from avgrad.models.imagebind import ImageBind
-from benchmarks.timing import time_in_turns
+from benchmarks.tables import markdown
+from benchmarks.timing import time_in_rounds
 
 TOWERS = ("vision", "audio")
 
 
-# ------------------------------------------------------------------ a checkpoint of random numbers
+# ------------------------------------------------------------------ a checkpoint of random weights
 
 
 def save_random_checkpoint(path: Path, shapes: Mapping[str, Sequence[int]], seed: int = 0) -> None:
-    """Writes a `.pth` file of float32 random numbers.
+    """Writes a `.pth` file of random float32 tensors.
 
     Args:
         path: the file.
         shapes: the keys and their shapes.
-        seed: of the random numbers.
+        seed: of the random generator.
     """
     generator = torch.Generator().manual_seed(seed)
     state = {}
@@ -42,11 +43,11 @@ def save_random_checkpoint(path: Path, shapes: Mapping[str, Sequence[int]], seed
 
 
 def byte_ranges(path: Path, shapes: Mapping[str, Sequence[int]]) -> list[tuple[int, int]]:
-    """Where tensors' bytes lie in a checkpoint file: (offset, length) of each, ascending.
+    """The byte ranges of tensors in a checkpoint file: (offset, length) of each, ascending.
 
     Args:
         path: the file.
-        shapes: the keys of the tensors, and their shapes.
+        shapes: the keys and shapes of the tensors.
 
     Raises:
         CheckpointError: the file is no checkpoint with these tensors.
@@ -61,7 +62,7 @@ def load(path: Path, dtype: torch.dtype) -> ImageBind:
     """The vision and audio towers with every page of their weights in memory."""
     model = ImageBind.from_checkpoint(path, towers=TOWERS, dtype=dtype)
     for tensor in model.state_dict().values():
-        tensor.reshape(-1)[:: 4096 // tensor.itemsize].sum()  # one number of each page
+        tensor.reshape(-1)[:: 4096 // tensor.itemsize].sum()  # one element of each page
     return model
 
 
@@ -76,7 +77,7 @@ def read(path: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
 
 
 def read_and_drop(path: Path, ranges: Sequence[tuple[int, int]]) -> None:
-    """Reads the bytes of the ranges by plain readinto(), all into the same small memory."""
+    """Reads the bytes of the ranges by plain readinto(), all into the same buffer."""
     memory = memoryview(bytearray(max(length for _, length in ranges)))
     with open(path, "rb", buffering=0) as file:
         for offset, length in ranges:
@@ -86,10 +87,10 @@ def read_and_drop(path: Path, ranges: Sequence[tuple[int, int]]) -> None:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was timed.
+    """Load times.
 
     Attributes:
-        title: what and how.
+        title: what was measured.
         seconds: the median of each row.
         ratios: for each reference row, the other rows' seconds over its own.
     """
@@ -99,25 +100,25 @@ class LoadReport:
     ratios: dict[str, dict[str, float]]
 
     def tables(self) -> str:
-        """One line for each row: seconds, then its ratio to each reference."""
-        lines = [
-            self.title,
-            f"{'':30}{'seconds':>10}" + "".join(f"{'/ ' + name:>26}" for name in self.ratios),
+        """A Markdown table: the seconds of each row, and its ratio to each reference row."""
+        header = ["row", "seconds", *(f"/ {name}" for name in self.ratios)]
+        rows = [
+            [
+                name,
+                f"{value:.3f}",
+                *(f"{column[name]:.2f}" if name in column else "" for column in self.ratios.values()),
+            ]
+            for name, value in self.seconds.items()
         ]
-        for name, value in self.seconds.items():
-            ratios = (column.get(name) for column in self.ratios.values())
-            lines.append(
-                f"{name:30}{value:10.3f}" + "".join(" " * 26 if ratio is None else f"{ratio:26.2f}" for ratio in ratios)
-            )
-        return "\n".join(lines)
+        return f"{self.title}\n\n{markdown(header, rows)}"
 
 
-def measure_load(path: Path, repeats: int) -> LoadReport:
+def measure_load(path: Path, rounds: int) -> LoadReport:
     """Loading vision and audio against reading their bytes.
 
     Args:
         path: an imagebind_huge checkpoint.
-        repeats: how often each is timed.
+        rounds: how often each row is timed.
 
     Raises:
         CheckpointError: the file is no imagebind_huge checkpoint.
@@ -125,19 +126,19 @@ def measure_load(path: Path, repeats: int) -> LoadReport:
     shapes = ImageBind(towers=TOWERS).shapes
     ranges = byte_ranges(path, shapes)
     size = sum(length for _, length in ranges)
-    times = time_in_turns(
+    times = time_in_rounds(
         {
             "read() into memory": lambda: read(path, ranges),
             "readinto() one buffer": lambda: read_and_drop(path, ranges),
             "load float32, pages touched": lambda: load(path, torch.float32),
             "load bfloat16": lambda: load(path, torch.bfloat16),
         },
-        repeats,
+        rounds,
     )
     seconds = {name: statistics.median(values) for name, values in times.items()}
     return LoadReport(
-        title=f"vision + audio of imagebind_huge, {size / 1e9:.2f} GB in the file; page cache warm for all; "
-        f"medians of {repeats} turns",
+        title=f"vision + audio of imagebind_huge, {size / 1e9:.2f} GB in the file; page cache warm; "
+        f"medians of {rounds} rounds",
         seconds=seconds,
         ratios={
             reference: {name: value / seconds[reference] for name, value in seconds.items() if "load" in name}
@@ -146,11 +147,11 @@ def measure_load(path: Path, repeats: int) -> LoadReport:
     )
 
 
-def measure_load_of(checkpoint: Path | None, repeats: int) -> LoadReport:
-    """`measure_load` of a checkpoint, or where there is none of a temporary one with random numbers."""
+def measure_load_of(checkpoint: Path | None, rounds: int) -> LoadReport:
+    """`measure_load` of a checkpoint, or of a temporary one with random weights if it is None."""
     if checkpoint is not None:
-        return measure_load(checkpoint, repeats)
+        return measure_load(checkpoint, rounds)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "imagebind_huge.pth"
         save_random_checkpoint(path, ImageBind().shapes)
-        return measure_load(path, repeats)
+        return measure_load(path, rounds)

@@ -1,9 +1,9 @@
 """Peak memory of one row, in a process of its own: `python -m benchmarks.memory SPECIFICATION`.
 
-What is told is the largest resident memory of the process while the row runs, less its resident memory with nothing but
-the model's weights in it. The first run counts, with the program code that it is the first to read and the buffers that
-libraries allocate once, for somebody who runs it once pays for them too; and so do three more, since an allocator may
-place the same tensors less well. On a GPU it is what torch's allocator hands out.
+It is the largest resident memory of the process while the row runs, minus its resident memory with only the model's
+weights loaded. The first run counts, with the program code that it reads and the buffers that libraries allocate once,
+because a single run pays for them too; three more runs count because an allocator may place the same tensors less
+well. On a GPU it is the peak of torch's allocator.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ import torch
 from benchmarks.device import use
 from benchmarks.models import build
 from benchmarks.rows import Row, task
-from benchmarks.timing import synchronize
 
 RUNS = 4
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class NotMeasuredError(RuntimeError):
-    """Peak memory could not be measured; the message says in one sentence why."""
+    """Peak memory cannot be measured; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Memory:
     """Memory in bytes.
 
     Attributes:
-        peak: the most that was taken above what was there before.
-        code: how much of that is program code and other mapped files; 0 on a GPU.
+        peak: the largest memory above that before the first run.
+        code: the part of it that is program code and other mapped files; 0 on a GPU.
     """
 
     peak: int
@@ -47,11 +46,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Specification:
-    """What a process is to measure.
+    """What a process measures.
 
     Attributes:
-        model, device, dtype: as the command line has them.
-        threads: of the CPU.
+        model, device, dtype: as on the command line.
+        threads: CPU threads.
         row: the row.
     """
 
@@ -63,7 +62,7 @@ class Specification:
 
 
 def _resident() -> dict[str, int]:
-    """Resident memory of this process in bytes: "VmHWM" (the largest so far), "VmRSS" and its part "RssFile"."""
+    """Resident memory of this process in bytes: "VmHWM" (the peak), "VmRSS" (now) and its part "RssFile"."""
     lines = (line.partition(":") for line in _STATUS.read_text().splitlines())
     return {name: int(value.split()[0]) * 1024 for name, _, value in lines if name in ("VmHWM", "VmRSS", "RssFile")}
 
@@ -76,25 +75,25 @@ def measure(run: Callable[[], object], device: torch.device) -> Memory:
         device: where it computes.
 
     Raises:
-        NotMeasuredError: the system does not tell.
+        NotMeasuredError: the system does not report it.
     """
     gc.collect()
     if device.type == "cuda":
-        synchronize(device)
+        torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         for _ in range(RUNS):
             run()
-        synchronize(device)
+        torch.cuda.synchronize(device)
         return Memory(torch.cuda.max_memory_allocated(device) - before, 0)
     if device.type != "cpu":
-        raise NotMeasuredError(f"peak memory on {device.type} cannot be measured; on a CPU or CUDA it can")
+        raise NotMeasuredError(f"peak memory on {device.type} cannot be measured; cpu and cuda are supported")
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed while the model was built is not to be handed out again
-        _CLEAR.write_text("5")  # VmHWM starts anew
+        ctypes.CDLL(None).malloc_trim(0)  # memory freed while the model was built must not be reused unseen
+        _CLEAR.write_text("5")  # resets VmHWM
         start = _resident()
     except (OSError, AttributeError, TypeError):
-        raise NotMeasuredError("this system does not tell a process's peak memory; Linux does") from None
+        raise NotMeasuredError("this system does not report a process's peak memory; Linux does") from None
     for _ in range(RUNS):
         run()
     end = _resident()
@@ -105,7 +104,7 @@ def measure_apart(specification: Specification) -> Memory:
     """Peak memory of a row, measured in a new process.
 
     Raises:
-        NotMeasuredError: the system does not tell, or there was not enough memory.
+        NotMeasuredError: the system does not report it, or there was not enough memory.
     """
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.memory", json.dumps(asdict(specification))],
@@ -114,21 +113,21 @@ def measure_apart(specification: Specification) -> Memory:
         text=True,
     )
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it was killed, most likely for want of memory"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["the process was killed, most likely out of memory"])[-1]
         raise NotMeasuredError(f"no peak memory of {specification.row.label!r}: {reason}")
     return Memory(**json.loads(done.stdout))
 
 
 def main(text: str) -> int:
-    """Measures what a specification in JSON says, and prints a `Memory` in JSON; returns the exit status."""
+    """Measures a `Specification` given as JSON and prints a `Memory` as JSON; returns the exit status."""
     values = json.loads(text)
     specification = Specification(**{**values, "row": Row(**values["row"])})
     row = specification.row
     torch.set_num_threads(specification.threads)
-    device, number_type = use(specification.device, specification.dtype)
-    ready = task(build(specification.model, device, number_type), row)
+    device, dtype = use(specification.device, specification.dtype)
+    ready = task(build(specification.model, device, dtype), row)
     if row.compiled:
-        ready.run()  # the compiler's own memory is not what is asked about
+        ready.run()  # the compiler's own memory does not count
 
     def keep_and_run() -> None:
         if not kept:

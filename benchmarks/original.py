@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def is_installed() -> bool:
-    """Whether the legrad_torch package is here."""
+    """Whether the legrad_torch package is installed."""
     return importlib.util.find_spec("legrad") is not None
 
 
@@ -19,14 +19,14 @@ def original_legrad(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     """The original's heatmaps over all layers.
 
     Args:
-        model: open_clip's; it is patched, and good for nothing else afterwards.
+        model: of open_clip; it is patched, and cannot be used for anything else afterwards.
 
     Returns:
-        Takes one image `[1, 3, h, w]` and prompts `[P, D]`, and gives heatmaps `[1, P, h, w]` in [0, 1].
+        A function of one image `[1, 3, h, w]` and prompts `[P, D]` that returns heatmaps `[1, P, h, w]` in [0, 1].
     """
     from legrad import LeWrapper
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells what it does
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
         wrapped = LeWrapper(model.eval(), layer_index=0)
 
     def heatmaps(pixels: Tensor, prompts: Tensor) -> Tensor:

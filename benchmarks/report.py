@@ -1,4 +1,4 @@
-"""What was measured of rows, as tables, JSON and a plot."""
+"""Measurements as tables, JSON and a plot."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from typing import Any
 from avgrad.files import write_atomic
 from benchmarks.memory import Memory
 from benchmarks.rows import Row
+from benchmarks.tables import markdown
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of one row.
+    """The measurements of one row.
 
     Attributes:
-        model, dtype: as the command line has them.
-        library: whose code the plain forward pass is.
+        model, dtype: as on the command line.
+        library: whose code runs the plain forward pass.
         tokens: of one image.
         row: the row.
-        seconds: of each turn.
+        seconds: one per round.
         flops: floating-point operations of one run.
-        floor: the arithmetic that it cannot do without, in plain forward passes; None where that is not known.
+        floor: the least arithmetic it needs, in plain forward passes; None where it is not known.
         memory: peak memory; None where it was not measured.
     """
 
@@ -46,11 +47,11 @@ class Result:
 
     @property
     def group(self) -> tuple[str, str, int, int]:
-        """What rows of one table have in common."""
+        """What the rows of one table have in common."""
         return self.model, self.dtype, self.row.size, self.row.batch
 
     def ratio(self, other: Result) -> float:
-        """How often the other's time goes into its own: the median over turns."""
+        """Its time over the other's: the median over rounds."""
         return statistics.median(own / its for own, its in zip(self.seconds, other.seconds, strict=True))
 
     def per_image(self) -> float:
@@ -59,7 +60,7 @@ class Result:
 
 
 def groups(results: Iterable[Result]) -> list[list[Result]]:
-    """The results of each model, type, size and batch, in the order given."""
+    """The results of each model, dtype, size and batch, in the order given."""
     found: dict[tuple[str, str, int, int], list[Result]] = {}
     for result in results:
         found.setdefault(result.group, []).append(result)
@@ -85,11 +86,11 @@ def _alone(result: Result, results: Sequence[Result]) -> Result | None:
 
 
 def figures(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """One entry for each row with everything that tables show and all single times.
+    """One entry per row with all that tables show and every single time.
 
-    `forwards` are times in plain forward passes by the library, `own_forwards` in avgrad's (medians over turns of the
-    ratio within the turn), `over_floor` is `own_forwards` over `floor`, and `over_batch_1` the time per image over
-    that of the same row with a batch of one.
+    `forwards` are times in plain forward passes of the library, `own_forwards` in those of avgrad (medians over rounds
+    of the ratio within a round), `over_floor` is `own_forwards` over `floor`, and `over_batch_1` the time per image
+    over that of the same row with a batch of one.
     """
     entries = []
     for group in groups(results):
@@ -138,7 +139,7 @@ _UNITS = {"median_seconds": 1e3, "flops": 1e-9, "peak_memory_bytes": 1e-6}
 
 
 def tables(results: Sequence[Result]) -> str:
-    """A Markdown table for each model, type, size and batch. Columns without any figure are left out."""
+    """A Markdown table for each model, dtype, size and batch. Columns without any figure are left out."""
     entries, texts = figures(results), []
     batches = {result.row.batch for result in results}
     columns = [key for key in _COLUMNS if any(entry[key] is not None for entry in entries)]
@@ -147,8 +148,7 @@ def tables(results: Sequence[Result]) -> str:
     for group in groups(results):
         model, dtype, size, batch = group[0].group
         title = f"{model} in {dtype}, {size} pixels ({group[0].tokens} tokens), batch of {batch}"
-        lines = ["| row | " + " | ".join(_COLUMNS[key][0] for key in columns) + " |"]
-        lines.append("|---" + "|---:" * len(columns) + "|")
+        rows = []
         for entry in entries:
             if (entry["model"], entry["dtype"], entry["size"], entry["batch"]) == group[0].group:
                 cells = [
@@ -156,8 +156,8 @@ def tables(results: Sequence[Result]) -> str:
                     for key in columns
                 ]
                 label = f"{entry['label']} ({group[0].library})" if entry["kind"] == "plain" else entry["label"]
-                lines.append(f"| {label} | " + " | ".join(cells) + " |")
-        texts.append("\n".join([title, "", *lines]))
+                rows.append([label, *cells])
+        texts.append(f"{title}\n\n{markdown(['row', *(_COLUMNS[key][0] for key in columns)], rows)}")
     return "\n\n".join(texts)
 
 
@@ -165,7 +165,7 @@ def plot(results: Sequence[Result], path: Path) -> None:
     """Time against the number of tokens, and the same in plain forward passes with the floor, for a batch of each size.
 
     Args:
-        results: of one batch size, and two sizes of images or more.
+        results: of one batch size and at least two image sizes.
         path: a PNG file.
     """
     from matplotlib.figure import Figure

@@ -1,7 +1,6 @@
-"""How long it takes to begin: `import avgrad` beside `import torch`, and `avgrad localize` from nothing, by stages.
+"""Startup time: `import avgrad` beside `import torch`, and the stages of `avgrad localize`.
 
-Every time is of a new process, the files it reads in the system's cache; medians over processes, after one that warms
-the cache.
+Every time is of a new process with a warm page cache; medians over processes, after one that warms the cache.
 """
 
 from __future__ import annotations
@@ -17,9 +16,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.tables import markdown
+
 _ROOT = Path(__file__).parents[1]
 
-# what `avgrad localize` imports before it does anything
+# what `avgrad localize` imports first
 _PARTS = """
 import avgrad.cli, avgrad.engine.attribute, avgrad.localizer, avgrad.media, avgrad.models.checkpoints
 import avgrad.models.imagebind, avgrad.models.registry, avgrad.panels
@@ -37,7 +38,7 @@ parts_done = time.perf_counter()
 print(json.dumps({{
     "import torch": torch_done - start,
     "import avgrad, beyond torch": avgrad_done - torch_done,
-    "all that `avgrad localize` imports at first, beyond torch": parts_done - torch_done,
+    "imports of `avgrad localize`, beyond torch": parts_done - torch_done,
 }}))
 """
 
@@ -77,11 +78,11 @@ class StartupReport:
     """Seconds, medians over processes.
 
     Attributes:
-        imports: `import torch`, and what avgrad takes beyond it.
+        imports: `import torch`, and what avgrad adds to it.
         localize: the stages of `avgrad localize` on the bundled model, in order.
-        whole: `avgrad localize` as a user runs it.
-        packages: seconds of the imports of each package in that command, its dependencies' left out, largest first, by
-            one run under `python -X importtime`, which takes longer itself.
+        whole: the command `avgrad localize`.
+        packages: import time of each package in that command without its dependencies, largest first, by one run under
+            `python -X importtime`, which is slower itself.
     """
 
     imports: dict[str, float]
@@ -92,17 +93,19 @@ class StartupReport:
     def tables(self) -> str:
         """Three Markdown tables."""
         total = sum(self.localize.values())
-        texts = [
-            ["| import, in a new process | ms |", "|---|---:|"]
-            + [f"| {name} | {1e3 * value:.0f} |" for name, value in self.imports.items()],
-            ["| `avgrad localize`, bundled model, cold | ms | share |", "|---|---:|---:|"]
-            + [f"| {name} | {1e3 * value:.0f} | {value / total:.0%} |" for name, value in self.localize.items()]
-            + [f"| sum of the stages | {1e3 * total:.0f} | 100% |"]
-            + [f"| the command itself | {1e3 * self.whole:.0f} | |"],
-            ["| imports of that command, by package (-X importtime) | ms |", "|---|---:|"]
-            + [f"| {name} | {1e3 * value:.0f} |" for name, value in list(self.packages.items())[:12]],
-        ]
-        return "\n\n".join("\n".join(lines) for lines in texts)
+        stages = [(name, f"{1e3 * value:.0f}", f"{value / total:.0%}") for name, value in self.localize.items()]
+        stages += [("sum of the stages", f"{1e3 * total:.0f}", "100%"), ("the command", f"{1e3 * self.whole:.0f}", "")]
+        imports, packages = (
+            [(name, f"{1e3 * value:.0f}") for name, value in seconds]
+            for seconds in (self.imports.items(), list(self.packages.items())[:12])
+        )
+        return "\n\n".join(
+            (
+                markdown(("import, in a new process", "ms"), imports),
+                markdown(("`avgrad localize`, bundled model, new process", "ms", "share"), stages),
+                markdown(("imports of that command, by package (-X importtime)", "ms"), packages),
+            )
+        )
 
 
 def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -140,7 +143,7 @@ def _whole(out: str) -> float:
 
 
 def packages(log: str) -> dict[str, float]:
-    """Seconds of each top-level package's own imports, largest first, from what `python -X importtime` wrote.
+    """Seconds of each top-level package's own imports, largest first, from the output of `python -X importtime`.
 
     >>> packages("import time: self [us] | cumulative | imported package\\nimport time:  2000 |  2500 |   torch.nn")
     {'torch': 0.002}
@@ -157,15 +160,15 @@ def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
-def measure_startup(repeats: int) -> StartupReport:
-    """Start-up times, in turns.
+def measure_startup(rounds: int) -> StartupReport:
+    """Startup times.
 
     Args:
-        repeats: how many processes of each kind count.
+        rounds: processes of each kind that count.
     """
     imports, localize, whole = [], [], []
     with tempfile.TemporaryDirectory() as out:
-        for _ in range(repeats + 1):
+        for _ in range(rounds + 1):
             imports.append(json.loads(_python("-c", _IMPORTS).stdout))
             localize.append(_stages(out))
             whole.append(_whole(out))

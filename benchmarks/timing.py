@@ -1,50 +1,34 @@
-"""Timing in turns: only what ran beside each other, on the same machine at the same time, can be compared."""
+"""Timing in rounds: only times measured beside each other, on the same machine at the same time, can be compared."""
 
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
 import torch
+from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
 Key = TypeVar("Key", bound=Hashable)
 
 
-def synchronize(device: torch.device) -> None:
-    """Waits until the device has done all that it was told."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def time_in_turns(
-    rows: Mapping[Key, Callable[[], object]], repeats: int, device: torch.device | None = None
-) -> dict[Key, list[float]]:
-    """Seconds of each row: one turn of all of them to warm up, then `repeats` turns that count.
-
-    What a row returns is kept until its clock has stopped, and nothing else is freed while it runs.
+def time_in_rounds(rows: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, list[float]]:
+    """Seconds of each row by `torch.utils.benchmark`, which warms up, synchronizes the device and sets the block size.
 
     Args:
         rows: what to time.
-        repeats: 1 or more.
-        device: where rows compute, to be waited for; None for the CPU.
+        rounds: how often all rows are timed, one after the other; 1 or more.
 
     Returns:
-        For each row, `repeats` times in the order of the turns: the k-th of all rows belong together.
+        For each row, one time per round: the k-th of all rows belong together.
     """
-    device = device or torch.device("cpu")
+    threads = torch.get_num_threads()
+    timers = {key: Timer("run()", globals={"run": run}, num_threads=threads) for key, run in rows.items()}
     seconds: dict[Key, list[float]] = {key: [] for key in rows}
-    for turn in tqdm(range(repeats + 1), desc="turns", leave=False, disable=None):
-        for key, run in rows.items():
+    for _ in tqdm(range(rounds), desc="rounds", leave=False, disable=None):
+        for key, timer in timers.items():
             gc.collect()
-            synchronize(device)
-            start = time.perf_counter()
-            result = run()
-            synchronize(device)
-            elapsed = time.perf_counter() - start
-            del result
-            if turn:
-                seconds[key].append(elapsed)
+            # the shortest run time: one block, after those that set its size
+            seconds[key].append(timer.blocked_autorange(min_run_time=1e-9).median)
     return seconds

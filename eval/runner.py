@@ -1,6 +1,6 @@
-"""Runs a benchmark: batches, workers that load them, resuming, and many processes.
+"""Runs a task: batches, workers that load them, resuming, and many processes.
 
-Which items make up a batch depends on the data set and the batch size alone, and each batch is computed by one process
+Which items make up a batch depends on the task and the batch size alone, and each batch is computed by one process
 and kept in one file. So the results do not depend on how many processes there were, nor on how often they were killed.
 """
 
@@ -12,11 +12,11 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,38 +26,24 @@ from torch.utils.data import DataLoader, Dataset
 
 from avgrad.encoders.image import Preprocess
 from avgrad.engine.methods import Pooling
-from avgrad.engine.view import ViTView
-from eval.dataset import DataError, DataSet, Item, Problem, Sample
+from avgrad.models.model import Model
 from eval.methods import attribute_all
-from eval.store import Records, RunFolder
+from eval.store import Batch, RunFolder
+from eval.task import Case, DataError, Item, Problem, Task
 
 PACKAGES = ("avgrad", "torch", "torchaudio", "numpy", "pillow", "soundfile", "av")
 
 
-class SoundModel(Protocol):
-    """What a benchmark needs of a model: `avgrad.load` gives one."""
-
-    name: str
-    preprocess: Preprocess
-
-    @property
-    def vision(self) -> ViTView: ...
-
-    def encode_clips(self, clips: Tensor) -> Tensor: ...
-
-    def state_dict(self) -> dict[str, Tensor]: ...
-
-
 @dataclass(frozen=True)
 class Settings:
-    """How a model is evaluated; all of it may change the results' last bits, and is kept with them.
+    """How a model is evaluated; kept with the results, whose last bits depend on all of it.
 
     Attributes:
         methods: names in `avgrad.list_methods()`.
         layers: as in `avgrad.attribute`.
         pooling: as in `avgrad.attribute`.
         batch_size: items per batch.
-        threads: CPU threads per process; sums are split differently over another number of them.
+        threads: CPU threads per process; the order of sums depends on it.
     """
 
     methods: tuple[str, ...] = ("legrad", "cosine", "raw_attention")
@@ -69,12 +55,12 @@ class Settings:
 
 @dataclass
 class Timing:
-    """Where the time of one process went.
+    """The time of one process.
 
     Attributes:
-        items: how many it evaluated.
+        items: number of items it evaluated.
         model_seconds: in the model and the methods.
-        seconds: in all, without loading the model.
+        seconds: total, without loading the model.
     """
 
     items: int = 0
@@ -86,7 +72,7 @@ class Timing:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """The number of this process and of all, as torchrun tells them."""
+    """The rank of this process and the number of processes, from torchrun's environment."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -94,9 +80,9 @@ def rank_and_world() -> tuple[int, int]:
 def process_group() -> Iterator[None]:
     """Connects the processes that torchrun started; does nothing for a single one."""
     if rank_and_world()[1] > 1:
-        # only small things are exchanged, and a process may wait for another as long as that computes
+        # only small messages are exchanged, and a process may wait for as long as another one computes
         dist.init_process_group("gloo", timeout=timedelta(days=7))
-    yield  # not in a try: after an error the others may never come to the end, and waiting for them would hide it
+    yield  # no try: after an error the others may never finish, and waiting for them would hide it
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -106,13 +92,14 @@ def _barrier() -> None:
         dist.barrier()
 
 
-# ------------------------------------------------------------------ what the results depend on
+# ------------------------------------------------------------------ the manifest
 
 
-def model_fingerprint(model: SoundModel) -> str:
+def model_fingerprint(model: Any) -> str:
     """SHA-256 over the model's tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    module = model if isinstance(model, torch.nn.Module) else model.model  # other libraries' models are wrapped
+    for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -133,11 +120,11 @@ def _device_name(device: torch.device) -> str:
 
 
 def make_manifest(
-    model: SoundModel, data: DataSet, settings: Settings, arguments: dict[str, Any], device: torch.device
+    model: Model, task: Task, settings: Settings, arguments: dict[str, Any], device: torch.device
 ) -> dict[str, Any]:
     """Everything that the results depend on."""
     return {
-        "benchmark": data.name,
+        "benchmark": task.name,
         "arguments": {**arguments, **vars(settings)},
         "model": {
             "name": model.name,
@@ -145,14 +132,12 @@ def make_manifest(
             "dtype": str(model.vision.dtype),
         },
         "data": {
-            "fingerprint": data.fingerprint,
-            "rows": data.num_rows,
-            "items": len(data.items),
-            "problems": [[problem.row, problem.kind, problem.message] for problem in data.problems],
-            "timings": list(data.timings),
-            "side": data.side,
+            "fingerprint": task.fingerprint,
+            "rows": task.num_rows,
+            "items": len(task.items),
+            "problems": [[problem.row, problem.kind, problem.message] for problem in task.problems],
         },
-        "num_batches": -(-len(data.items) // settings.batch_size),
+        "num_batches": -(-len(task.items) // settings.batch_size),
         "versions": _versions(),
         "device": _device_name(device),
     }
@@ -162,68 +147,82 @@ def make_manifest(
 
 
 @dataclass(frozen=True)
-class _Batch:
+class _Loaded:
     number: int
     items: list[Item]
-    samples: list[Sample]
+    cases: list[Case]
     problems: list[Problem]
 
 
-class _Batches(Dataset[_Batch]):
+class _Batches(Dataset[_Loaded]):
     """The batches with the given numbers, loaded; runs in the data loader's workers."""
 
-    def __init__(self, data: DataSet, preprocess: Preprocess, batch_size: int, numbers: Sequence[int]) -> None:
-        self.data, self.preprocess, self.batch_size, self.numbers = data, preprocess, batch_size, numbers
+    def __init__(self, task: Task, preprocess: Preprocess, batch_size: int, numbers: Sequence[int]) -> None:
+        self.task, self.preprocess, self.batch_size, self.numbers = task, preprocess, batch_size, numbers
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, index: int) -> _Batch:
-        number = self.numbers[index]
-        items, samples, problems = [], [], []
-        for item in self.data.items[number * self.batch_size : (number + 1) * self.batch_size]:
+    def __getitem__(self, index: int) -> _Loaded:
+        batch = _Loaded(self.numbers[index], [], [], [])
+        start = batch.number * self.batch_size
+        for item in self.task.items[start : start + self.batch_size]:
             try:
-                sample = self.data.load(item, self.preprocess)
+                case = self.task.load(item, self.preprocess)
             except DataError as error:
-                problems.append(Problem(item.row, "unreadable file", str(error)))
+                batch.problems.append(Problem(item.row, "unreadable file", str(error)))
                 continue
-            if not sample.mask.any():  # it stays in, as in the original: a heatmap can be wrong about it
-                message = (
-                    f"{item.image} shows no {item.class_name} (class {item.class_id}) in the part that is evaluated"
-                )
-                problems.append(Problem(item.row, "no pixels", message))
-            items.append(item)
-            samples.append(sample)
-        return _Batch(number, items, samples, problems)
+            batch.problems.extend(Problem(item.row, *problem) for problem in case.problems)
+            batch.items.append(item)
+            batch.cases.append(case)
+        return batch
 
 
-def _compute(model: SoundModel, view: ViTView, settings: Settings, batch: _Batch) -> dict[str, np.ndarray]:
-    """Raw maps by each method, float32 `[B, P, gh, gw]`."""
-    if not batch.samples:
-        return {}
-    pixels = torch.stack([sample.pixels for sample in batch.samples]).to(view.device)
-    prompts = torch.stack([torch.stack([model.encode_clips(c) for c in sample.clips]) for sample in batch.samples])
+class _Encoder:
+    """Embeds the prompts of cases; a text is encoded once."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._texts: dict[str, Tensor] = {}
+
+    def __call__(self, prompt: Tensor | str) -> Tensor:
+        if isinstance(prompt, Tensor):
+            embedding: Tensor = self.model.encode_clips(prompt)
+            return embedding
+        if prompt not in self._texts:
+            self._texts[prompt] = self.model.encode_text([prompt])[0]
+        return self._texts[prompt]
+
+
+def _compute(model: Model, encode: _Encoder, settings: Settings, batch: _Loaded) -> list[dict[str, np.ndarray]]:
+    """For each item raw maps by each method, float32 `[P, gh, gw]`."""
+    if not batch.cases:
+        return []
+    view = model.vision
+    pixels = torch.stack([case.pixels for case in batch.cases]).to(view.device)
+    counts = [len(case.prompts) for case in batch.cases]
+    most = max(counts)
+    # items with fewer prompts than others repeat their last one, whose maps are dropped
+    padded = [[*case.prompts, *[case.prompts[-1]] * (most - len(case.prompts))] for case in batch.cases]
+    prompts = torch.stack([torch.stack([encode(prompt) for prompt in own]) for own in padded])
     maps = attribute_all(view, pixels, prompts, settings.methods, settings.layers, settings.pooling)
-    return {name: values.cpu().numpy() for name, values in maps.items()}
+    arrays = {name: values.cpu().numpy() for name, values in maps.items()}
+    return [{name: a[index, :count] for name, a in arrays.items()} for index, count in enumerate(counts)]
 
 
-def _records(batch: _Batch, maps: dict[str, np.ndarray]) -> Records:
-    masks = [np.packbits(sample.mask.numpy()) for sample in batch.samples]
-    return Records(
-        rows=np.array([item.row for item in batch.items], dtype=np.int64),
-        images=np.array([item.image for item in batch.items], dtype=np.str_),
-        class_ids=np.array([item.class_id for item in batch.items], dtype=np.int64),
-        class_names=np.array([item.class_name for item in batch.items], dtype=np.str_),
-        masks=np.array(masks, dtype=np.uint8),
-        digests=np.array([np.frombuffer(sample.digest, dtype=np.uint8) for sample in batch.samples], dtype=np.uint8),
-        maps=maps,
+def _measure(task: Task, model: Model, batch: _Loaded, maps: list[dict[str, np.ndarray]]) -> Batch:
+    measured = [task.measure(case, own, model) for case, own in zip(batch.cases, maps, strict=True)]
+    return Batch(
+        items=[asdict(item) for item in batch.items],
+        digests=np.array([np.frombuffer(case.digest, dtype=np.uint8) for case in batch.cases], dtype=np.uint8),
+        measures={name: np.stack([own[name] for own in measured]) for name in measured[0]} if measured else {},
         problems=batch.problems,
     )
 
 
 def evaluate(
-    model: SoundModel,
-    data: DataSet,
+    model: Model,
+    task: Task,
     out: Path,
     settings: Settings,
     arguments: dict[str, Any],
@@ -231,23 +230,23 @@ def evaluate(
     strict: bool = False,
     notice: Callable[[str], None] = print,
 ) -> tuple[RunFolder, Timing]:
-    """Compute the heatmaps of a whole data set, or what is left of it, and keep them.
+    """Compute and store the measures of a benchmark, or of what is left of it.
 
-    With torchrun every process calls this; the first has all results in its folder afterwards, also where the
-    processes have no common file system.
+    With torchrun every process calls this; the first one ends up with all results in its folder, even without a common
+    file system.
 
     Args:
         model: moved to its device.
-        data: the benchmark's data.
+        task: the benchmark.
         out: the run's folder.
         settings: how to evaluate.
-        arguments: what else was asked for, for the record.
+        arguments: of the command line, kept in the manifest.
         workers: processes that load data, 1 or more.
         strict: stop at the first problem with the data.
-        notice: is told each problem.
+        notice: called with each problem.
 
     Returns:
-        The folder, and where the time of this process went so far.
+        The folder, and the time of this process.
 
     Raises:
         RunError: the folder holds another run.
@@ -257,34 +256,34 @@ def evaluate(
     began = time.perf_counter()
     timing = Timing()
     rank, world = rank_and_world()
-    view = model.vision
     if rank == 0:
-        for problem in data.problems:
+        for problem in task.problems:
             notice(str(problem))
-    if strict and data.problems:
-        raise DataError(f"{data.problems[0]} (and {len(data.problems) - 1} more problems); --strict accepts none")
-    manifest = make_manifest(model, data, settings, arguments, view.device)
-    for turn in range(world):  # one after the other: they may share the folder
-        if turn == rank:
+    if strict and task.problems:
+        raise DataError(f"{task.problems[0]}; --strict accepts none")
+    manifest = make_manifest(model, task, settings, arguments, model.vision.device)
+    for current in range(world):  # one after the other: they may share the folder
+        if current == rank:
             folder = RunFolder.begin(out, manifest)
         _barrier()
 
     numbers = range(rank, manifest["num_batches"], world)
     todo = [number for number in numbers if not folder.has(number)]
-    batches = _Batches(data, model.preprocess, settings.batch_size, todo)
+    batches = _Batches(task, model.preprocess, settings.batch_size, todo)
     loader = DataLoader(batches, batch_size=None, num_workers=min(workers, len(todo)), collate_fn=_as_it_is)
-    bar = _progress(rank, world, len(data.items), settings.batch_size, numbers, todo)
+    bar = _progress(rank, world, len(task.items), settings.batch_size, numbers, todo)
+    encode = _Encoder(model)
     with cpu_threads(settings.threads), bar as progress:
         for batch in loader:
             if strict and batch.problems:
-                raise DataError(f"{batch.problems[0]}; --strict accepts no problem")
+                raise DataError(f"{batch.problems[0]}; --strict accepts none")
             for problem in batch.problems:
                 notice(str(problem))
             started = time.perf_counter()
-            maps = _compute(model, view, settings, batch)
+            maps = _compute(model, encode, settings, batch)
             timing.model_seconds += time.perf_counter() - started
-            timing.items += len(batch.samples)
-            folder.write(batch.number, _records(batch, maps).to_bytes())
+            timing.items += len(batch.cases)
+            folder.write(batch.number, _measure(task, model, batch, maps).to_bytes())
             if progress is not None:
                 progress.update(len(batch.items) + sum(p.kind == "unreadable file" for p in batch.problems))
     _collect(folder, manifest["num_batches"], rank, world)
@@ -294,7 +293,7 @@ def evaluate(
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Lets PyTorch use so many threads for one operation, meanwhile."""
+    """Sets the number of PyTorch's CPU threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -310,7 +309,7 @@ def _as_it_is(batch: Any) -> Any:
 def _progress(
     rank: int, world: int, num_items: int, batch_size: int, numbers: Sequence[int], todo: Sequence[int]
 ) -> AbstractContextManager[Any]:
-    """A bar with rate and time left, of the first process's share."""
+    """A progress bar over the first process's share."""
     if rank:
         return nullcontext()
     from tqdm import tqdm
@@ -325,7 +324,7 @@ def _progress(
 
 
 def _collect(folder: RunFolder, num_batches: int, rank: int, world: int) -> None:
-    """Brings the batches that the first process cannot see to it, one at a time."""
+    """Sends the batches that the first process cannot see to it, one at a time."""
     if world == 1:
         return
     dist.barrier()

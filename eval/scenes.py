@@ -1,7 +1,7 @@
-"""How good is a model on synthetic scenes? `python -m eval.scenes` measures the bundled one on unseen scenes.
+"""Synthetic scenes: `python -m eval.scenes` evaluates a model on held-out scenes, by default the bundled one.
 
-By the prompted-segmentation protocol (`eval.metrics`), with heatmaps normalized per image, for sounds, unheard voices
-and texts; beside it, whether scores tell present from absent objects, and how hard the scenes are.
+Prompted segmentation with min-max normalized heatmaps, for sounds, held-out voices and texts; the ROC-AUC of scores of
+present against absent objects; and a baseline that ignores image and prompt.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ import numpy as np
 import torch
 import typer
 from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
 from tqdm import tqdm
 
 import avgrad
 from avgrad.encoders.audio import SAMPLE_RATE, log_mel_clips
+from avgrad.errors import InputError, UnsupportedModelError
 from avgrad.files import write_atomic
 from avgrad.media import open_audio
 from avgrad.models.imagebind import ImageBind
 from avgrad.scenes import CLASSES, draw_scene, mix_sound, scene_rng, spoken, texts
-from eval.metrics import prompted_segmentation
-from training.held_out import roc_auc
+from eval.metrics.prompted_segmentation import prompted_segmentation
+from eval.report import markdown
 
 BATCH = 25
 ROWS: dict[str, dict[str, Any]] = {
@@ -47,11 +49,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "grad_eclip": {},
     "cosine": {},
 }
-"""Rows of the table: a method, what sets it apart in brackets, and the arguments of `avgrad.attribute` for that."""
+"""Rows of the table: a method, its variant in brackets, and that variant's arguments of `avgrad.attribute`."""
 
 
 def central_blob(size: int) -> Tensor:
-    """A heatmap that knows nothing: a Gaussian in the middle of the image, `[size, size]`, in (0, 1]."""
+    """A baseline that ignores the image: a Gaussian in its center, `[size, size]`, in (0, 1]."""
     axis = torch.linspace(-1, 1, size)
     return torch.exp(-(axis[:, None] ** 2 + axis[None] ** 2) / (2 * 0.4**2))
 
@@ -75,7 +77,7 @@ def encode_prompts(model: ImageBind, modality: str, classes: list[int], seed: in
 
 
 def evaluate(model: ImageBind, number: int, seed: int, size: int, rows: Sequence[str] = tuple(ROWS)) -> dict[str, Any]:
-    """All figures of `number` scenes of `size` pixels; for speech and text, of the first of `rows` alone."""
+    """All figures of `number` scenes of `size` pixels; for speech and text, of the first of `rows` only."""
     scenes = [draw_scene(scene_rng("evaluation", seed, index), size) for index in tqdm(range(number), desc="scenes")]
     from PIL import Image
 
@@ -98,9 +100,9 @@ def evaluate(model: ImageBind, number: int, seed: int, size: int, rows: Sequence
         embeddings = encode_prompts(model, modality, classes, seed)
         prompts = torch.zeros(number, 4, embeddings.shape[-1])
         prompts[owners, places] = embeddings
-        figures[modality] = {"roc_auc": roc_auc(images @ embeddings.T, present[:, classes])}
-        asked = rows if modality == "sound" else rows[:1]
-        for row in tqdm(asked, desc=f"methods, {modality}", leave=False):
+        figures[modality] = {"roc_auc": float(binary_auroc(images @ embeddings.T, present[:, classes]))}
+        chosen = rows if modality == "sound" else rows[:1]
+        for row in tqdm(chosen, desc=f"methods, {modality}", leave=False):
             heatmaps, start = [], time.perf_counter()
             for part, own in zip(pixels.split(BATCH), prompts.split(BATCH), strict=True):
                 maps = avgrad.attribute(model.vision, part, own, row.split()[0], normalize=False, **ROWS[row])
@@ -119,35 +121,41 @@ def _figures(heatmaps: Tensor, masks: Tensor, class_ids: Tensor) -> dict[str, fl
 
 
 def main(
-    model: Annotated[str, typer.Option(help="An ImageBind model by name.")] = "mini",
+    model: Annotated[str, typer.Option(help="Name of an ImageBind model.")] = "mini",
     checkpoint: Annotated[Path | None, typer.Option(help="File with its weights.")] = None,
     n: Annotated[int, typer.Option(help="Number of scenes.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the scenes and prompts; training never draws from this series.")] = 1,
-    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 128,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes and prompts, which training never uses.")] = 1,
+    size: Annotated[int, typer.Option(help="Image size in pixels.")] = 128,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     methods: Annotated[
-        str, typer.Option(help=f"Rows of the table, with commas between them; of {', '.join(ROWS)}. Default: all.")
+        str, typer.Option(help=f"Rows of the table, comma-separated: {', '.join(ROWS)}. Default: all.")
     ] = "",
 ) -> None:
-    """Prints how well a model finds objects in synthetic scenes."""
+    """Prints how well a model localizes objects in synthetic scenes."""
     rows = tuple(dict.fromkeys(row.strip() for row in methods.split(","))) if methods else tuple(ROWS)
     for row in rows:
         if row not in ROWS:
-            raise typer.BadParameter(f"{row!r} is none of {', '.join(ROWS)}", param_hint="--methods")
-    loaded = avgrad.load(model, checkpoint=checkpoint)
-    assert isinstance(loaded, ImageBind)
+            raise typer.BadParameter(f"{row!r} is unknown; expected some of {', '.join(ROWS)}", param_hint="--methods")
+    try:
+        loaded = avgrad.load(model, checkpoint=checkpoint)
+        if not isinstance(loaded, ImageBind):
+            raise UnsupportedModelError(f"{model} has no audio encoder; an ImageBind model is expected")
+    except InputError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
     figures = evaluate(loaded, n, seed, size, rows)
     area = f"{figures['mean_area']:.1%}"
     print(f"\n{n} scenes, {figures['objects']} objects, covering {area} of the image each on average\n")
-    print("| prompt | method | mIoU | mAP | ms per image | ROC-AUC of scores |\n|---|---|---|---|---|---|")
+    lines = []
     for modality in ("sound", "speech", "text"):
         auc = f"{figures[modality]['roc_auc']:.4f}"
         for row, values in figures[modality].items():
             if isinstance(values, dict):
-                line = f"{values['mIoU']:.3f} | {values['mAP']:.3f} | {values['ms_per_image']:.1f}"
-                print(f"| {modality} | {row} | {line} | {auc if row == rows[0] else ''} |")
+                cells = (f"{values['mIoU']:.3f}", f"{values['mAP']:.3f}", f"{values['ms_per_image']:.1f}")
+                lines.append((modality, row, *cells, auc if row == rows[0] else ""))
     blob = figures["central_blob"]
-    print(f"| none | central blob | {blob['mIoU']:.3f} | {blob['mAP']:.3f} | | |")
+    lines.append(("none", "central blob", f"{blob['mIoU']:.3f}", f"{blob['mAP']:.3f}", "", ""))
+    print(markdown(("prompt", "method", "mIoU", "mAP", "ms per image", "ROC-AUC of scores"), lines))
     if out:
         write_atomic(out, (json.dumps(figures, indent=2) + "\n").encode())
 

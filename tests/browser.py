@@ -1,4 +1,4 @@
-"""The page as its users have it: `avgrad app` as a process of its own, and a headless Chromium that looks at it."""
+"""The page as users see it: `avgrad app` in a process of its own, and a headless Chromium."""
 
 from __future__ import annotations
 
@@ -15,15 +15,24 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 import soundfile
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, FilePayload, Locator, Page, sync_playwright
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Locator, LocatorAssertions, Page, Playwright
 
 ROOT = Path(__file__).parents[1]
-WAIT = 60_000  # milliseconds; much longer than anything takes, for machines that are busy with other things
+INSTALL_SECONDS = 240
+WAIT = 60_000  # milliseconds; much longer than anything takes, for busy machines
+NO_BROWSER = (
+    "the tests of the page need Chromium: pip install playwright && python -m playwright install --with-deps chromium"
+)
 
 # Python reports every file that it opens; what is opened for writing goes into the log.
 _WATCH = """
@@ -109,7 +118,7 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
-        """Ends the server as Ctrl-C does, and makes sure that it had nothing to complain about."""
+        """Stops the server as Ctrl-C does; it must have logged no error or warning."""
         self.process.send_signal(signal.SIGINT)
         assert self.process.wait(30) == 0, self.log
         assert not re.search(r"traceback|error|warning|exception", self.log, re.IGNORECASE), self.log
@@ -117,7 +126,7 @@ class Server:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Server]:
-    """A server that runs as long as it is needed, and no longer, whatever happens."""
+    """A running server, stopped at the end whatever happens."""
     server = Server(folder)
     try:
         server.wait()
@@ -130,20 +139,60 @@ def serving(folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def chromium(microphone: Path) -> Iterator[Browser]:
-    """A headless Chromium whose microphone hears a WAV file, over and over."""
+    """A headless Chromium whose microphone plays a WAV file in a loop; skips the test if there is none."""
+    try:
+        from playwright.sync_api import expect, sync_playwright
+    except ImportError:
+        pytest.skip(NO_BROWSER)
+    expect.set_options(timeout=WAIT)
     with sync_playwright() as playwright:
-        installed = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-        browser = playwright.chromium.launch(
-            executable_path=installed,  # None: the one that `playwright install chromium` fetches
-            args=[
-                "--no-sandbox",
-                "--use-fake-ui-for-media-stream",
-                "--use-fake-device-for-media-stream",
-                f"--use-file-for-fake-audio-capture={microphone}",
-            ],
-        )
+        browser = _launch(playwright, microphone)
+        if browser is None:
+            pytest.skip(NO_BROWSER)
         yield browser
         browser.close()
+
+
+def _launch(playwright: Playwright, microphone: Path) -> Browser | None:
+    """The first that starts of this machine's browsers and playwright's own, which is downloaded if it is missing."""
+    from playwright.sync_api import Error
+
+    arguments = [
+        "--no-sandbox",
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={microphone}",
+    ]
+    names = ("chromium", "google-chrome", "chromium-browser")
+    paths: list[str | None] = [path for path in map(shutil.which, names) if path]
+    for path in (*paths, None):  # None: playwright's own
+        try:
+            return playwright.chromium.launch(executable_path=path, args=arguments)
+        except Error:
+            continue
+    if not _install():
+        return None
+    try:
+        return playwright.chromium.launch(args=arguments)
+    except Error:  # it lacks libraries of the system
+        return None
+
+
+@cache
+def _install() -> bool:
+    """Downloads playwright's Chromium, quietly and at most once; whether that worked."""
+    try:
+        command = [sys.executable, "-m", "playwright", "install", "chromium"]
+        return subprocess.run(command, capture_output=True, timeout=INSTALL_SECONDS).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def expect(locator: Locator) -> LocatorAssertions:
+    """Playwright's assertions about a locator, which wait until they hold."""
+    from playwright.sync_api import expect
+
+    return expect(locator)
 
 
 class Visit:
@@ -158,33 +207,33 @@ class Visit:
             viewport={"width": size[0], "height": size[1]},
             color_scheme=scheme,  # type: ignore[arg-type]
         )
-        self._complaints: list[str] = []
+        self._errors: list[str] = []
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(WAIT)
-        self.page.on("console", lambda message: self._hear(message.type, message.text))
-        self.page.on("pageerror", lambda error: self._hear("error", str(error)))
+        self.page.on("console", lambda message: self._log(message.type, message.text))
+        self.page.on("pageerror", lambda error: self._log("error", str(error)))
         self.page.goto(url)
         self.heatmap.wait_for()
 
-    def _hear(self, kind: str, text: str) -> None:
-        if kind == "error":
-            self._complaints.append(text)
+    def _log(self, level: str, text: str) -> None:
+        if level == "error":
+            self._errors.append(text)
 
     def leave(self) -> None:
         """Closes the page."""
         self._context.close()
-        assert not self._complaints, self._complaints
+        assert not self._errors, self._errors
 
     def __enter__(self) -> Visit:
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+    def __exit__(self, type_: object, error: BaseException | None, traceback: object) -> None:
         if error is None:
             self.leave()
         else:
             self._context.close()
 
-    # ------------------------------------------------------------------ what is seen
+    # ------------------------------------------------------------------ what the page shows
 
     @property
     def heatmap(self) -> Locator:
@@ -193,9 +242,9 @@ class Visit:
 
     @property
     def seconds(self) -> float:
-        """What the server said that its last answer took."""
-        said = self.page.locator(".st-key-heatmap").get_by_text("answered in").inner_text()
-        return float(re.search(r"in ([\d.]+) s", said)[1])  # type: ignore[index]
+        """The time that the server gave for its last answer."""
+        shown = self.page.locator(".st-key-heatmap").get_by_text("answered in").inner_text()
+        return float(re.search(r"in ([\d.]+) s", shown)[1])  # type: ignore[index]
 
     @property
     def labels(self) -> list[str]:
@@ -210,10 +259,10 @@ class Visit:
         with Image.open(io.BytesIO(response.body())) as opened:
             return np.asarray(opened.convert("RGB"))
 
-    # ------------------------------------------------------------------ what is done
+    # ------------------------------------------------------------------ what a visitor does
 
     def and_see(self, act: Callable[[], object]) -> float:
-        """Does something that changes the heatmap, and waits until it is there; how many seconds the server took."""
+        """Does something that changes the heatmap and waits for it; returns the seconds that the server took."""
         before = self.heatmap.get_attribute("src")
         act()
         self.page.wait_for_function(
@@ -229,11 +278,11 @@ class Visit:
         self.page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]').wait_for()
 
     def segment(self, name: str) -> Locator:
-        """One of several of which one is chosen, by its words."""
+        """An option of which one is chosen, by its label."""
         return self.page.get_by_role("radio", name=name, exact=True)
 
     def button(self, name: str) -> Locator:
-        """A button, or one of several of which any number is chosen, by its words."""
+        """A button, or an option of which any number is chosen, by its label."""
         return self.page.get_by_role("button", name=name, exact=True)
 
     def tab(self, name: str) -> None:
@@ -241,13 +290,13 @@ class Visit:
         self.page.get_by_role("tab", name=name, exact=True).click()
 
     def write(self, texts: str) -> None:
-        """Looks for texts, one in each line."""
+        """Localizes texts, one per line."""
         self.tab("Write")
         self.page.get_by_label("Write what to look for").fill(texts)
         self.button("Look").click()
 
     def record(self, tab: str, label: str, milliseconds: int) -> None:
-        """Records what the microphone hears."""
+        """Records from the microphone."""
         self.tab(tab)
         recorder = self.page.get_by_test_id("stAudioInput").filter(has_text=label)
         recorder.get_by_role("button", name="Record", exact=True).click()
@@ -266,7 +315,7 @@ class Visit:
 
     def _upload(self, label: str, name: str, content: bytes | Path, mime: str) -> None:
         uploader = self.page.get_by_test_id("stFileUploader").filter(has_text=label)
-        file = content if isinstance(content, Path) else FilePayload(name=name, mimeType=mime, buffer=content)
+        file = content if isinstance(content, Path) else {"name": name, "mimeType": mime, "buffer": content}
         uploader.locator("input[type=file]").set_input_files(file)
 
     def download(self, label: str) -> tuple[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -11,30 +12,26 @@ from typing import Any
 
 import pytest
 import torch
+from golden.files import Golden
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.loading import save_random_checkpoint
+from tests.browser import NO_BROWSER
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of reference values and samples beside the repository."""
-    folder = Path(__file__).parents[2] / "shared"
-    if not folder.is_dir():
-        pytest.skip("the reference values are not on this machine")
-    return folder
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Golden:
+    """The golden values: `golden(name)` is a file's path; `golden/README.md` says what there is."""
+    return Golden(tmp_path_factory.mktemp("samples"))
 
 
 @pytest.fixture(scope="session")
 def original() -> ModuleType:
     """The module of the original `imagebind` package that defines its model."""
     spec = importlib.util.find_spec("imagebind")
-    if spec is None or spec.submodule_search_locations is None:
-        pytest.skip("the original imagebind package is not installed")
-    # the package's __init__ imports its media loaders, whose dependencies install hardly anywhere
-    package = ModuleType("imagebind")
-    package.__path__ = list(spec.submodule_search_locations)
-    sys.modules["imagebind"] = package
+    assert spec is not None, "the original is not installed: pip install --no-deps imagebind-packaged"
+    # the package's __init__, which is left out, imports media loaders whose dependencies install hardly anywhere
+    sys.modules["imagebind"] = importlib.util.module_from_spec(spec)
     return importlib.import_module("imagebind.models.imagebind_model")
 
 
@@ -57,3 +54,10 @@ def huge_checkpoint(original: ModuleType, tmp_path_factory: pytest.TempPathFacto
     save_random_checkpoint(path, shapes)
     yield path
     path.unlink()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says in one line how to get a browser if the tests of the page were skipped."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NO_BROWSER in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests skipped: {NO_BROWSER}")

@@ -1,6 +1,6 @@
 """A small model and small data for the tests of the benchmarks; run as a program, a benchmark over them.
 
-    python eval_small.py DATA PROMPT OUT SEED
+    python eval_small.py DATA TASK OUT SEED
 
 Under torchrun, "RANK" in OUT becomes the number of the process. Each process writes its id beside OUT.
 """
@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -24,10 +24,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.towers import ImageBindConfig
-from eval.ade20k import benchmark
-from eval.ade20k_data import PROMPT_COLUMNS, Ade20k, Prompt
+from eval.__main__ import benchmark
 from eval.runner import Settings, process_group
+from eval.task import get_task
+from eval.tasks.ade20k import Ade20k, Ade20kSound, Ade20kSpeech
 
+Prompt = Literal["sound", "speech"]
+TASKS: dict[Prompt, type[Ade20k]] = {"sound": Ade20kSound, "speech": Ade20kSpeech}
 CLASSES = {300: "dog", 1259: "cat", 2000: "bell"}
 
 
@@ -37,7 +40,7 @@ def small_model(seed: int = 0, **config: Any) -> ImageBind:
              "audio_num_blocks": 2, "audio_num_heads": 2, "out_embed_dim": 24, **config}  # fmt: skip
     model = ImageBind(ImageBindConfig.from_names(shape), ("vision", "audio"), name="small")
     model.initialize(torch.Generator().manual_seed(seed)).eval().requires_grad_(False)
-    with torch.no_grad():  # larger than for training: every part of the model shall matter
+    with torch.no_grad():  # larger than for training, so that every part of the model matters
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(5)
@@ -55,7 +58,7 @@ def write_item(root: Path, name: str, class_id: int, generator: np.random.Genera
         top = int(generator.integers(5, 30))
         box = np.s_[top : top + 20, place : place + 18]
         pixels[box] = label % 200
-        # R holds the upper part times 10 and a remainder that means nothing
+        # R holds the upper part times 10 and a remainder without meaning
         labels[box] = (label // 256 * 10 + 3, label % 256, 1)
     Image.fromarray(pixels).save(root / "frames" / f"{name}.jpg", quality=95)
     Image.fromarray(labels).save(root / "annotations" / f"{name}_seg.png")
@@ -65,9 +68,9 @@ def write_item(root: Path, name: str, class_id: int, generator: np.random.Genera
 
 
 def write_table(root: Path, prompt: Prompt, rows: Sequence[dict[str, Any]]) -> None:
-    """The table, with a column that nobody asked for."""
-    columns = ["unnamed", "image_location", PROMPT_COLUMNS[prompt], "ade_class_id", "timing", "class_name"]
-    with open(root / "prompted_segmentation.csv", "w", newline="") as file:
+    """The table, with an unknown column."""
+    columns = ["unnamed", "image_location", TASKS[prompt].prompt_column, "ade_class_id", "timing", "class_name"]
+    with open(root / "prompted_segmentation.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
@@ -76,8 +79,8 @@ def write_table(root: Path, prompt: Prompt, rows: Sequence[dict[str, Any]]) -> N
 def row(name: str, prompt: Prompt, class_id: int, **changes: Any) -> dict[str, Any]:
     """A good row, but for the changes."""
     timing = json.dumps([0.3, 0.6]) if prompt == "speech" else ""
-    fields = {"image_location": f"{name}.jpg", PROMPT_COLUMNS[prompt]: f"some/where/{name}.wav",
-              "ade_class_id": class_id, "timing": timing, "class_name": CLASSES.get(class_id, "thing")}  # fmt: skip
+    fields = {"image_location": f"{name}.jpg", TASKS[prompt].prompt_column: f"some/where/{name}.wav",
+              "ade_class_id": class_id, "timing": timing, "class_name": CLASSES.get(class_id, "object")}  # fmt: skip
     return {**fields, **changes}
 
 
@@ -94,14 +97,20 @@ def write_data(root: Path, prompt: Prompt, count: int, seed: int = 0) -> Path:
 
 
 def main() -> None:
-    data, prompt, out, seed = sys.argv[1:]
+    data, name, out, seed = sys.argv[1:]
     rank = os.environ.get("RANK", "0")
     out = out.replace("RANK", rank)
     Path(f"{out}.new{rank}").write_text(str(os.getpid()))
-    os.replace(f"{out}.new{rank}", f"{out}.pid{rank}")  # whoever sees the file sees all of it
+    os.replace(f"{out}.new{rank}", f"{out}.pid{rank}")  # atomic
     with process_group():
-        dataset = Ade20k(data, "sound" if prompt == "sound" else "speech")
-        benchmark(small_model(int(seed)), dataset, Path(out), Settings(batch_size=2), {"seed": seed}, workers=1)
+        benchmark(
+            small_model(int(seed)),
+            get_task(name)(Path(data)),
+            Path(out),
+            Settings(batch_size=2),
+            {"seed": seed},
+            workers=1,
+        )
 
 
 if __name__ == "__main__":

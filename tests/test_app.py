@@ -1,4 +1,4 @@
-"""The pieces of the page, without a browser."""
+"""The parts of the page, without a browser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import threading
 import time
 import weakref
 from configparser import ConfigParser
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,15 +22,13 @@ import soundfile
 import torch
 from PIL import Image
 
-from avgrad.app.image import MAX_SIDE, read_image, sample_image
+from avgrad.app.details import mask_image, python_code
+from avgrad.app.heatmaps import Display, fitted, layer_alone, overlay, together
 from avgrad.app.model_pool import ModelPool
-from avgrad.app.overlays import Display, fitted, layer_alone, mask_image, overlay, together
-from avgrad.app.question import COLOURS, Question
-from avgrad.app.recipe import recipe
+from avgrad.app.prompts import verdicts
 from avgrad.app.server import SETTINGS, arguments
-from avgrad.app.session import Answer, Session
-from avgrad.app.spectrogram import BAR, MAX_SECONDS, MEL, WAVE, WIDTH, draw_sound
-from avgrad.app.verdict import probability, verdicts
+from avgrad.app.session import MAX_SIDE, Answer, Question, Session, read_image, sample_image
+from avgrad.drawing import BAR_HEIGHT, MAX_SECONDS, MEL_HEIGHT, PALETTE, WAVE_HEIGHT, WIDTH, draw_sound
 from avgrad.errors import MediaError
 from avgrad.localizer import Localizer
 from avgrad.models.registry import load
@@ -52,10 +52,14 @@ def session(model_pool: ModelPool) -> Session:
 
 
 def found(session: Session, *questions: Question) -> Answer:
-    answer, refused = session.look(sample_image(0), questions)
+    answer, refused = session.localize(sample_image(0), questions)
     assert answer is not None
     assert not refused
     return answer
+
+
+def with_scores(answer: Answer, scores: list[float]) -> Answer:
+    return replace(answer, result=replace(answer.result, scores=torch.tensor(scores)))
 
 
 def tone(seconds: float, rate: int = 16_000) -> np.ndarray:
@@ -75,10 +79,19 @@ def test_settings_by_hand_are_those_of_the_command() -> None:
     assert "--server.headless=true" in arguments(1234, "localhost", False)
 
 
-def test_import_and_help_stay_free_of_streamlit() -> None:
-    program = "import sys, avgrad.cli, avgrad.localizer; print('streamlit' in sys.modules)"
+def test_streamlit_is_imported_by_the_page_only() -> None:
+    program = "import sys, avgrad.cli, avgrad.app.server, avgrad.app.session; print('streamlit' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_without_streamlit_the_command_says_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['streamlit'] = None; sys.argv = ['avgrad', 'app']; import avgrad.cli as c; c.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, "app"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "avgrad: the page needs streamlit: pip install 'avgrad[app]'\n"
 
 
 # ------------------------------------------------------------------ sounds
@@ -90,19 +103,20 @@ def test_spectrogram_marks_the_clips() -> None:
     assert drawn.duration == pytest.approx(5)
     assert drawn.clips == ((0.0, 2.0), (1.0, 3.0), (2.0, 4.0))
     pixels = np.asarray(Image.open(io.BytesIO(drawn.png)))
-    assert pixels.shape == (WAVE + MEL + 3 * BAR, WIDTH, 4)
+    assert pixels.shape == (WAVE_HEIGHT + MEL_HEIGHT + 3 * BAR_HEIGHT, WIDTH, 4)
     for number, (begin, end) in enumerate(drawn.clips):
-        bar = np.flatnonzero(pixels[WAVE + MEL + number * BAR + BAR // 2, :, 3])
+        bar = np.flatnonzero(pixels[WAVE_HEIGHT + MEL_HEIGHT + number * BAR_HEIGHT + BAR_HEIGHT // 2, :, 3])
         assert (bar.min(), bar.max() + 1) == (round(begin / 5 * WIDTH), round(end / 5 * WIDTH))
-    spectrogram = pixels[WAVE : WAVE + MEL, :, :3].astype(float).sum(-1)
+    spectrogram = pixels[WAVE_HEIGHT : WAVE_HEIGHT + MEL_HEIGHT, :, :3].astype(float).sum(-1)
     brightest = spectrogram[:, 100].argmax()
     top = 15 + 27 * math.log(8) / math.log(6.4)  # 8 kHz on Slaney's mel scale, where 1 kHz is 15
-    assert brightest == pytest.approx(MEL * (1 - 15 / top), abs=3)
+    assert brightest == pytest.approx(MEL_HEIGHT * (1 - 15 / top), abs=3)
     assert spectrogram[:, 600].max() < 0.5 * spectrogram[:, 100].max()
 
 
 @pytest.mark.parametrize("seconds", [0.03, 1.0, 45.0])
-@pytest.mark.parametrize("rate", [8_000, 48_000])
+@pytest.mark.parametrize("rate", [4_000, 48_000, 192_000])
+@pytest.mark.filterwarnings("error::UserWarning")  # torchaudio's, of mel bands without a frequency bin
 def test_sounds_of_all_lengths_are_drawn(seconds: float, rate: int) -> None:
     drawn = draw_sound(wav(np.stack([tone(seconds, rate)] * 2, 1), rate), "tone.wav")
     assert drawn.duration == pytest.approx(seconds)
@@ -112,8 +126,11 @@ def test_sounds_of_all_lengths_are_drawn(seconds: float, rate: int) -> None:
 def test_of_long_sounds_the_clips_are_marked() -> None:
     seconds = 2 * MAX_SECONDS
     pixels = np.asarray(Image.open(io.BytesIO(draw_sound(wav(tone(seconds, 4_000), 4_000), "long.wav").png)))
-    assert not pixels[: WAVE + MEL].any()
-    starts = [np.flatnonzero(pixels[WAVE + MEL + number * BAR + BAR // 2, :, 3]).min() for number in range(3)]
+    assert not pixels[: WAVE_HEIGHT + MEL_HEIGHT].any()
+    starts = [
+        np.flatnonzero(pixels[WAVE_HEIGHT + MEL_HEIGHT + number * BAR_HEIGHT + BAR_HEIGHT // 2, :, 3]).min()
+        for number in range(3)
+    ]
     assert starts == [0, pytest.approx(WIDTH / 3, abs=2), pytest.approx(WIDTH * 2 / 3, abs=3)]
 
 
@@ -123,7 +140,7 @@ def test_bad_sounds_are_refused_by_name() -> None:
             draw_sound(content, "x.wav")
 
 
-# ------------------------------------------------------------------ looking
+# ------------------------------------------------------------------ answers
 
 
 def test_answers_are_the_localizers(session: Session) -> None:
@@ -137,33 +154,33 @@ def test_answers_are_the_localizers(session: Session) -> None:
 
 
 def test_a_new_prompt_repeats_nothing(session: Session) -> None:
-    """The image's forward pass runs once, each prompt is encoded once, and an unchanged question is not asked."""
+    """The image's forward pass runs once, each prompt is encoded once, and an unchanged question costs nothing."""
     image, calls = sample_image(0), []
     localizer = session._localizer
     assert localizer is not None
     set_image, encode = localizer.set_image, localizer.encode
     localizer.set_image = lambda *given: (calls.append("image"), set_image(*given))[1]  # type: ignore[method-assign]
     localizer.encode = lambda *given, **more: (calls.append(str(more) + str(given)), encode(*given, **more))[1]  # type: ignore[method-assign]
-    first, _ = session.look(image, [DRUM])
-    again, _ = session.look(image, [DRUM])
-    session.look(image, [DRUM, FROG])
+    first, _ = session.localize(image, [DRUM])
+    again, _ = session.localize(image, [DRUM])
+    session.localize(image, [DRUM, FROG])
     assert again is first
     assert calls.count("image") == 1
     assert sum("drum" in call for call in calls) == 1
 
 
-def test_what_cannot_be_answered_is_said(session: Session) -> None:
-    answer, refused = session.look(sample_image(0), [Question("broken.wav", "audio", b"RIFF"), DRUM])
+def test_prompts_that_cannot_be_used_are_named(session: Session) -> None:
+    answer, refused = session.localize(sample_image(0), [Question("broken.wav", "audio", b"RIFF"), DRUM])
     assert answer is not None
     assert answer.questions == (DRUM,)
     assert len(refused) == 1
     assert refused[0].startswith("broken.wav is")
-    assert session.look(sample_image(0), []) == (None, [])
+    assert session.localize(sample_image(0), []) == (None, [])
 
 
 def test_a_layer_alone_is_the_localizers(session: Session) -> None:
     answer = found(session, DRUM)
-    alone = layer_alone(answer.result, 2, answer.localizer.model.vision)
+    alone = layer_alone(answer.result, 2)
     localizer = Localizer("mini", layers=[2])
     localizer.set_image(samples()[0].image)
     expected = localizer.localize(text="a drum")
@@ -172,15 +189,15 @@ def test_a_layer_alone_is_the_localizers(session: Session) -> None:
     torch.testing.assert_close(alone.layer_maps, expected.layer_maps, atol=1e-6, rtol=1e-4)
 
 
-def test_baselines_are_the_methods(session: Session) -> None:
+def test_compare_gives_the_methods(session: Session) -> None:
     answer = found(session, DRUM, FROG)
-    baseline = session.baseline(answer, 1, "cosine")
-    assert baseline.method == "cosine"
-    assert [prompt.label for prompt in baseline.prompts] == ["the frog"]
-    assert session.baseline(answer, 1, "cosine") is baseline
+    other = session.compare(answer, 1, "cosine")
+    assert other.method == "cosine"
+    assert [prompt.label for prompt in other.prompts] == ["the frog"]
+    assert session.compare(answer, 1, "cosine") is other
 
 
-# ------------------------------------------------------------------ showing
+# ------------------------------------------------------------------ images and words
 
 
 def test_overlays(session: Session) -> None:
@@ -205,34 +222,40 @@ def test_together_every_prompt_has_its_colour(session: Session) -> None:
     result = found(session, DRUM, FROG).result
     heat = torch.zeros_like(result.heatmaps)
     heat[0, :100, :100], heat[1, 200:, 200:] = 1, 1
-    result = type(result)(**{**result.__dict__, "heatmaps": heat})
-    pixels = np.asarray(together(result, COLOURS, Display(1.0, outlined=False), [False, False]))
-    assert tuple(pixels[50, 50]) == COLOURS[0]
-    assert tuple(pixels[300, 300]) == COLOURS[1]
-    faint = np.asarray(together(result, COLOURS, Display(1.0, outlined=True), [False, True]))
-    assert np.abs(faint[300, 300].astype(int) - np.array(COLOURS[1])).max() > 20
-    assert not (faint[190:, 190:] == COLOURS[1]).all(-1).any()
+    result = replace(result)
+    result.__dict__["heatmaps"] = heat  # where the property keeps them
+    pixels = np.asarray(together(result, PALETTE, Display(1.0, outlined=False), [False, False]))
+    assert tuple(pixels[50, 50]) == PALETTE[0]
+    assert tuple(pixels[300, 300]) == PALETTE[1]
+    faint = np.asarray(together(result, PALETTE, Display(1.0, outlined=True), [False, True]))
+    assert np.abs(faint[300, 300].astype(int) - np.array(PALETTE[1])).max() > 20
+    assert not (faint[190:, 190:] == PALETTE[1]).all(-1).any()
 
 
 def test_verdicts_rise_with_the_score(session: Session) -> None:
-    chances = [probability("mini", score) for score in (-0.5, 0.0, 0.2, 0.4, 0.9)]
-    assert all(chance is not None for chance in chances)
-    assert chances == sorted(chances)  # type: ignore[type-var]
-    assert 0 <= chances[0] < 0.5 < chances[-1] <= 1  # type: ignore[operator]
-    assert probability("imagebind_huge", 0.9) is None
-    result = found(session, DRUM, FROG).result
-    for verdict, score in zip(verdicts(result), result.scores.tolist(), strict=True):
-        assert verdict.probability == probability("mini", score)
-        assert verdict.absent == (verdict.probability < 0.5)
-    other = type(result)(**{**result.__dict__, "model": "imagebind_huge", "scores": torch.tensor([0.1, 0.3])})
-    assert [verdict.words.split(" (")[0] for verdict in verdicts(other)] == [
-        "fits the image less well than the best of the texts",
+    calibration = session.model("mini").calibration
+    assert calibration is not None
+    answer = found(session, DRUM, FROG)
+    scores = [-0.5, 0.0, 0.2, 0.4, 0.9]
+    verdicts_of = [verdicts(with_scores(answer, [score, 0.0]))[0] for score in scores]
+    assert [verdict.probability for verdict in verdicts_of] == [
+        pytest.approx(calibration.probability(score), abs=1e-6) for score in scores
+    ]
+    assert [verdict.absent for verdict in verdicts_of] == [calibration.probability(score) < 0.5 for score in scores]
+    assert (verdicts_of[0].absent, verdicts_of[-1].absent) == (True, False)
+
+
+def test_without_calibration_scores_are_compared(session: Session) -> None:
+    other = SimpleNamespace(model=SimpleNamespace(calibration=None))
+    answer = replace(with_scores(found(session, DRUM, FROG), [0.1, 0.3]), localizer=other)  # type: ignore[arg-type]
+    assert [verdict.words for verdict in verdicts(answer)] == [
+        "fits the image less well than the best of the texts (0.200 below it)",
         "fits the image best of the 2 texts",
     ]
-    assert not any(verdict.absent for verdict in verdicts(other))
+    assert all(verdict.probability is None and not verdict.absent for verdict in verdicts(answer))
 
 
-def test_the_python_lines_give_the_same(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_code_gives_the_same(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a large image and files of one's own, and one layer alone."""
     rng = np.random.default_rng(0)
     monkeypatch.chdir(tmp_path)
@@ -242,11 +265,11 @@ def test_the_python_lines_give_the_same(session: Session, tmp_path: Path, monkey
     assert image.shrunk
     assert image.image.size == (MAX_SIDE, MAX_SIDE // 2)
     noise = Question("noise.wav", "audio", Path("noise.wav").read_bytes(), "audio/wav", "'noise.wav'")
-    answer, _ = session.look(image, [noise, DRUM])
+    answer, _ = session.localize(image, [noise, DRUM])
     assert answer is not None
-    shown = layer_alone(answer.result, 3, answer.localizer.model.vision)
+    shown = layer_alone(answer.result, 3)
     names: dict[str, object] = {}
-    exec(recipe(answer, Display(0.6, "viridis", 0.4), 3), names)
+    exec(python_code(answer, Display(0.6, "viridis", 0.4), 3), names)
     again = names["result"]
     torch.testing.assert_close(again.heatmaps, shown.heatmaps, atol=1e-4, rtol=0)  # type: ignore[attr-defined]
     assert (np.asarray(names["mask"]) == shown.mask(0.4).numpy()).mean() > 0.9999
@@ -277,8 +300,8 @@ def test_one_computation_at_a_time(model_pool: ModelPool) -> None:
     assert most == 1
 
 
-def test_a_model_is_shared_and_then_freed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loaded once for all visitors; kept while one of them uses it, and freed when the last one changes to another."""
+def test_a_model_is_shared_and_then_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded once for all sessions, kept while one uses it, released when the last one changes to another."""
     loads: list[str] = []
 
     def loading(name: str) -> object:
@@ -301,22 +324,22 @@ def test_a_model_is_shared_and_then_freed(monkeypatch: pytest.MonkeyPatch) -> No
     assert loads == ["large", "mini", "other"]
 
 
-def test_nobody_waits_while_another_ones_model_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched = threading.Event()
+def test_a_download_blocks_no_other_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    downloaded = threading.Event()
 
     def loading(name: str) -> object:
-        if name == "far away":
-            assert fetched.wait(60)
+        if name == "remote":
+            assert downloaded.wait(60)
         return load("mini")
 
     monkeypatch.setattr("avgrad.app.model_pool.load", loading)
     model_pool = ModelPool()
     Session(model_pool).model("mini")
-    patient = threading.Thread(target=Session(model_pool).model, args=("far away",))
-    patient.start()
+    waiting = threading.Thread(target=Session(model_pool).model, args=("remote",))
+    waiting.start()
     other = Session(model_pool)
     other.model("mini")
     found(other, DRUM)
-    assert patient.is_alive()
-    fetched.set()
-    patient.join()
+    assert waiting.is_alive()
+    downloaded.set()
+    waiting.join()

@@ -1,4 +1,4 @@
-"""The page in a real browser, served by the command that serves it to its users."""
+"""The page in a real browser, served by `avgrad app`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile
 from matplotlib import colormaps
 from PIL import Image
-from playwright.sync_api import Browser, expect
 
-from avgrad.app.image_input import FIRST
-from avgrad.app.question import MAX_QUESTIONS
+from avgrad.app.image import FIRST
+from avgrad.app.session import MAX_QUESTIONS
 from avgrad.models.registry import load
 from avgrad.scenes.samples import SIZE, SampleObject, samples
-from tests.browser import ROOT, Server, Visit, chromium, serving, wav
+from tests.browser import ROOT, Server, Visit, chromium, expect, serving, wav
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # where the README's images of the page go, if this environment variable names a folder
 SCREENSHOTS = os.environ.get("AVGRAD_SCREENSHOTS")
@@ -85,7 +88,7 @@ def test_first_screen_shows_an_answer(visit: Visit, server: Server) -> None:
         player.evaluate("audio => new Promise(done => { audio.oncanplay = () => done(audio.duration); audio.load() })")
         > 3
     )
-    sound = visit.page.get_by_alt_text("log-mel spectrogram of the sound of the train; the model hears 0.0 to 2.0 s")
+    sound = visit.page.get_by_alt_text("log-mel spectrogram of the sound of the train; clip windows: 0.0 to 2.0 s")
     assert visit.pixels(sound).shape == (222, 640, 3)
     # a slider by the keyboard; at full opacity the hottest place has the colour map's own last colour
     slider = visit.page.get_by_role("slider", name="Opacity")
@@ -97,9 +100,9 @@ def test_first_screen_shows_an_answer(visit: Visit, server: Server) -> None:
 def test_nothing_and_too_much(visit: Visit) -> None:
     object_class = samples()[FIRST].objects[0].object_class
     visit.button(object_class).click()
-    expect(visit.page.get_by_text("Nothing is looked for yet")).to_be_visible()
+    expect(visit.page.get_by_text("Nothing to look for yet")).to_be_visible()
     visit.write("\n".join(f"object {number}" for number in range(MAX_QUESTIONS + 1)))
-    expect(visit.page.get_by_text(f"looks for {MAX_QUESTIONS} objects at once")).to_be_visible()
+    expect(visit.page.get_by_text(f"At most {MAX_QUESTIONS} prompts")).to_be_visible()
     expect(visit.page.get_by_alt_text("Heatmap of")).to_have_count(MAX_QUESTIONS)
 
 
@@ -128,7 +131,7 @@ def test_downloads(visit: Visit, tmp_path: Path) -> None:
     visit.and_see(lambda: visit.page.get_by_role("slider", name="Layer").press("End"))
     visit.segment("Save").click()
     files = {}
-    for label in ("Overlay (PNG)", "Mask (PNG)", "Heatmaps (NPZ)", "Scores (JSON)", "Python lines"):
+    for label in ("Overlay (PNG)", "Mask (PNG)", "Heatmaps (NPZ)", "Scores (JSON)", "Python code"):
         name, files[label] = visit.download(label)
         (tmp_path / name).write_bytes(files[label])
     arrays = np.load(io.BytesIO(files["Heatmaps (NPZ)"]))
@@ -198,7 +201,7 @@ def test_uploads_good_and_bad(visit: Visit, tmp_path: Path) -> None:
 
 
 def test_microphone(visit: Visit) -> None:
-    """The microphone hears the second object of the first scene."""
+    """The microphone plays the sound of the first scene's second object."""
     visit.record("Record", "Record a sound", 2500)
     visit.page.get_by_alt_text("Heatmap of my recording").wait_for()
     visit.rest()
@@ -265,6 +268,7 @@ def test_screens(browser: Browser, server: Server, size: tuple[int, int], scheme
         assert (sum(int(part) for part in dark[4:-1].split(",")) < 200) == (scheme == "dark")
         if SCREENSHOTS:
             visit.page.evaluate("document.querySelector('[data-testid=stMain]').scrollTo(0, 0)")
+            visit.page.mouse.move(0, 0)
             visit.page.wait_for_timeout(500)  # fonts and players fade in
             with Image.open(io.BytesIO(visit.page.screenshot())) as shot:
                 few = shot.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT)

@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, expect
 
 from avgrad.engine.methods import list_methods
 from avgrad.scenes.samples import samples
-from tests.browser import Server, Visit, chromium, serving, wav
+from tests.browser import Server, Visit, chromium, expect, serving, wav
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.slow
 
@@ -39,14 +42,14 @@ def server(browser: Browser, tmp_path: Path) -> Iterator[Server]:
 
 
 def act(visit: Visit, turn: int) -> None:
-    """One of the objects that visitors do, without waiting for what comes of it."""
+    """One of the actions of visitors, without waiting for its effect."""
     scene = samples()[turn % len(samples())]
     if turn % 20 == 4:
         visit.upload_sound(f"{turn}.wav", wav(np.random.default_rng(turn).uniform(-0.5, 0.5, 32_000)))
     elif turn % 5 == 0:
         visit.button(scene.title).click()
     elif turn % 5 == 1:
-        visit.write(f"{scene.objects[-1].text}\na object number {turn}")
+        visit.write(f"{scene.objects[-1].text}\nan object number {turn}")
     elif turn % 5 == 2:
         visit.tab("Samples")
         visit.button(scene.objects[1].object_class).click()
@@ -56,7 +59,7 @@ def act(visit: Visit, turn: int) -> None:
 
 
 def crowd(browser: Browser, server: Server, seconds: float) -> list[tuple[float, int]]:
-    """Visitors who all do something all the time; the server's memory over time, in seconds and bytes."""
+    """Visitors who are all active all the time; returns the server's memory over time, in seconds and bytes."""
     memory = []
     with ExitStack() as stack:
         visits = [stack.enter_context(Visit(browser, server.url)) for _ in range(SESSIONS)]
@@ -68,7 +71,7 @@ def crowd(browser: Browser, server: Server, seconds: float) -> list[tuple[float,
                 visit.rest()
             memory.append((now, server.memory))
             turn += 1
-        print(f"{SESSIONS} visitors did {turn * SESSIONS} objects in {seconds:.0f} s")
+        print(f"{SESSIONS} visitors did {turn * SESSIONS} actions in {seconds:.0f} s")
         for visit in visits:
             expect(visit.heatmap).to_be_visible()
             expect(visit.page.get_by_test_id("stException")).to_have_count(0)
@@ -113,7 +116,7 @@ def test_camera_and_speech(browser: Browser, server: Server) -> None:
 
 
 def test_models(browser: Browser, server: Server) -> None:
-    """What is not here is said in a sentence, with the command that gets it, and the bundled model goes on."""
+    """A model that is not on the server is said to be missing, with the command that downloads it."""
     with Visit(browser, server.url) as visit:
         visit.page.get_by_test_id("stExpandSidebarButton").click()
         visit.page.get_by_text("imagebind_huge", exact=True).click()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import zipfile
@@ -13,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from golden.files import Golden
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from avgrad.errors import CheckpointError
@@ -301,26 +300,22 @@ ORIGINAL_CONFIG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", ["imagebind_small.pth", "imagebind_small.safetensors"])
-def test_golden_embeddings(name: str, shared: Path, tmp_path: Path) -> None:
-    weights = shared / "golden" / "imagebind_small.weights.safetensors"
-    with safe_open(shared / "golden" / "imagebind_small.io.safetensors", "pt") as file:
-        config = json.loads(file.metadata()["config"])
-        golden = {key: file.get_tensor(key) for key in file.keys() if "legrad" not in key}  # noqa: SIM118
-    path = save(load_file(weights), tmp_path / name)
-    model = ImageBind.from_checkpoint(path, **config)
-    inputs = {"vision": golden["image"], "audio": golden["audio"], "text": golden["text_tokens"]}
+def test_golden_embeddings(name: str, golden: Golden, tmp_path: Path) -> None:
+    values, metadata = golden.values("imagebind_small")
+    path = save(golden.weights("imagebind_small"), tmp_path / name)
+    model = ImageBind.from_checkpoint(path, **metadata["config"])
+    inputs = {"vision": values["image"], "audio": values["audio"], "text": values["text_tokens"]}
     with torch.no_grad():
         found = {f"{key}_embedding": value for key, value in model(inputs).items()}
-        found["vision_embedding_308"] = model({"vision": golden["image_308"]})["vision"]
+        found["vision_embedding_308"] = model({"vision": values["image_308"]})["vision"]
     for key, value in found.items():
-        torch.testing.assert_close(value, golden[key], atol=1e-5, rtol=0)
+        torch.testing.assert_close(value, values[key], atol=1e-5, rtol=0)
 
 
-def test_only_the_towers_asked_for(shared: Path, tmp_path: Path) -> None:
-    weights = load_file(shared / "golden" / "imagebind_small.weights.safetensors")
+def test_only_the_towers_asked_for(golden: Golden, tmp_path: Path) -> None:
+    weights = golden.weights("imagebind_small")
     path = save({key: value for key, value in weights.items() if ".audio." in key}, tmp_path / "c.pth")
-    with safe_open(shared / "golden" / "imagebind_small.io.safetensors", "pt") as file:
-        config = json.loads(file.metadata()["config"])
+    config = golden.values("imagebind_small")[1]["config"]
     model = ImageBind.from_checkpoint(path, towers=["audio"], dtype=torch.bfloat16, name="small", **config)
     assert model.towers == ("audio",) and model.name == "small"
     assert not model.training and not any(p.requires_grad for p in model.parameters())
@@ -383,6 +378,11 @@ def test_from_original_refuses_other_models() -> None:
 @pytest.mark.parametrize("name", ["c.pth", "c.safetensors"])
 def test_byte_ranges(name: str, tensors: dict[str, Tensor], tmp_path: Path) -> None:
     path = save(tensors, tmp_path / name)
+    if name == "c.pth":
+        storage = torch.load(path, map_location="meta", weights_only=True)["a"].untyped_storage()
+        if not hasattr(storage, "_checkpoint_offset"):  # older releases of torch do not note it
+            assert byte_ranges(path, SHAPES) == []
+            return
     parts = read(path, byte_ranges(path, SHAPES))
     assert sorted(parts) == sorted(tensors[key].numpy().tobytes() for key in SHAPES)
 

@@ -1,4 +1,4 @@
-"""The demo as a user runs it, and the sample scenes that it shows."""
+"""The demo as users run it, and the sample scenes that it shows."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import soundfile
 from PIL import Image
 
 from avgrad.demo import Demo, run
-from avgrad.demo.images import log_mel_image, outline
 from avgrad.demo.page import page
+from avgrad.drawing import log_mel_of_file, outline
 from avgrad.scenes import CLASSES
 from avgrad.scenes.samples import SAMPLES, SIZE, build, draw_sample, samples
 
@@ -112,8 +112,8 @@ def test_page_shows_every_prompt(demo: Run) -> None:
     scenes = len(samples())
     answers = demo.page.all("figure", "answer")
     assert len(answers) == 3 * OBJECTS + scenes
-    # the objects that are absent are asked for by the three modalities in turn
-    assert [len(demo.page.all("figure", style)) for style in ("heard", "said", "written")] == [
+    # the prompts for absent objects cycle through the three modalities
+    assert [len(demo.page.all("figure", style)) for style in ("sound", "speech", "text")] == [
         OBJECTS + 3, OBJECTS + 3, OBJECTS + 2
     ]  # fmt: skip
     assert len(demo.page.all("div", "absent")) == scenes
@@ -142,28 +142,28 @@ def test_objects_are_found(demo: Run) -> None:
 
 
 def test_figures_are_those_of_the_masks(ran: Demo) -> None:
-    threshold_maps = [look.result.heatmaps.numpy() >= 0.5 for look in ran.looks]
-    for look, maps in zip(ran.looks, threshold_maps, strict=True):
-        for answer in (*look.answers, look.absent):
-            assert look.result.prompts[answer.index].modality == answer.modality
-            assert answer.score == float(look.result.scores[answer.index])
-        for answer in look.answers:
+    threshold_maps = [scene.result.heatmaps.numpy() >= 0.5 for scene in ran.scenes]
+    for scene, maps in zip(ran.scenes, threshold_maps, strict=True):
+        for answer in (*scene.answers, scene.absent):
+            assert scene.result.prompts[answer.index].modality == answer.modality
+            assert answer.score == float(scene.result.scores[answer.index])
+        for answer in scene.answers:
             truth = answer.obj.mask()
             expected = np.sum(maps[answer.index] & truth) / np.sum(maps[answer.index] | truth)
             assert answer.iou == pytest.approx(expected, abs=1e-12)
-        assert look.absent.obj.object_class not in {obj.object_class for obj in look.sample.objects}
-        assert look.absent.iou is None
+        assert scene.absent.obj.object_class not in {obj.object_class for obj in scene.sample.objects}
+        assert scene.absent.iou is None
 
 
 def test_page_escapes(ran: Demo) -> None:
-    look = ran.looks[0]
+    scene = ran.scenes[0]
     hostile = "<script>alert('&')</script>\" onload=\"x"
-    objects = tuple(obj._replace(object_class=hostile, phrase=hostile, text=hostile) for obj in look.sample.objects)
-    answers = tuple(replace(answer, obj=objects[look.sample.objects.index(answer.obj)]) for answer in look.answers)
-    sample = look.sample._replace(title=hostile, objects=objects)
-    absent = replace(look.absent, obj=look.absent.obj._replace(object_class=hostile))
-    hostile_look = replace(look, sample=sample, answers=answers, absent=absent)
-    altered = Parsed(page([hostile_look, *ran.looks[1:]], 1.0))
+    objects = tuple(obj._replace(object_class=hostile, phrase=hostile, text=hostile) for obj in scene.sample.objects)
+    answers = tuple(replace(answer, obj=objects[scene.sample.objects.index(answer.obj)]) for answer in scene.answers)
+    sample = scene.sample._replace(title=hostile, objects=objects)
+    absent = replace(scene.absent, obj=scene.absent.obj._replace(object_class=hostile))
+    hostile_scene = replace(scene, sample=sample, answers=answers, absent=absent)
+    altered = Parsed(page([hostile_scene, *ran.scenes[1:]], 1.0))
     assert not altered.all("script")
     assert not any("onload" in attributes for _, attributes in altered.elements)
     assert sum(hostile in text for _, text in altered.texts) >= 10
@@ -198,7 +198,7 @@ def test_outline() -> None:
 def test_log_mel_image(tmp_path: Path, frequency: float) -> None:
     """A tone is a bright line at its height: bin centres are evenly spaced on Slaney's mel scale."""
     soundfile.write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * frequency * np.arange(32_000) / 16_000), 16_000)
-    image = np.asarray(log_mel_image(tmp_path / "tone.wav", (100, 64)).convert("L"), dtype=float)
+    image = np.asarray(log_mel_of_file(tmp_path / "tone.wav", (100, 64)).convert("L"), dtype=float)
     brightest = 63 - image[:, 50].argmax()
     mel = frequency * 3 / 200 if frequency < 1_000 else 15 + 27 * np.log(frequency / 1_000) / np.log(6.4)
     top = 15 + 27 * np.log(8) / np.log(6.4)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchaudio
-from safetensors import safe_open
+from golden.files import Golden
 
 from avgrad.encoders.audio import SAMPLE_RATE, _block, _resample, clip_times, log_mel, log_mel_clips
 from avgrad.errors import MediaError
 from avgrad.media import Audio, open_audio
 
-SHARED = Path(__file__).parents[2] / "shared"
 RECORDINGS = ("dog", "car", "bird")
-needs_reference = pytest.mark.skipif(not (SHARED / "golden").is_dir(), reason="needs the reference values")
 
 
 def noise(seconds: float, sample_rate: int, channels: int = 2, seed: int = 0) -> torch.Tensor:
@@ -48,30 +44,32 @@ def assert_original(actual: torch.Tensor, waveform: torch.Tensor, sample_rate: i
     torch.testing.assert_close(actual, original(waveform, sample_rate), rtol=0, atol=2e-4)
 
 
-@needs_reference
 @pytest.mark.parametrize("name", RECORDINGS)
-def test_reference_spectrograms(name: str) -> None:
-    with safe_open(SHARED / "golden/imagebind_media.io.safetensors", "pt") as file:
-        expected = file.get_tensor(f"{name}_audio")
-    with open_audio(SHARED / "samples" / f"{name}_audio.wav") as audio:
+def test_reference_spectrograms(name: str, golden: Golden) -> None:
+    expected = golden.values("imagebind_media")[0][f"{name}_audio"]
+    with open_audio(golden.samples / f"{name}_audio.wav") as audio:
         actual = log_mel_clips(audio)
     assert actual.shape == (3, 1, 128, 204) and actual.dtype == torch.float32
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
+    # The rounding errors of a float32 FFT depend on the processor and are about the same in every band: less than one
+    # float32 epsilon of the amplitude of the frame's loudest band (a fifth of that between the two processors tried).
+    # In bands far fainter than the loudest one the logarithm amplifies them, since d log(a^2) = 2 da / a. Everything
+    # else agrees to 2e-5.
+    log_energy = 9.138 * expected.double() - 4.268
+    loudest = log_energy.amax(dim=-2, keepdim=True)
+    rounding = 2**-23 * ((loudest - log_energy) / 2).exp()
+    assert ((actual - expected).abs() <= 2e-5 + 2 * rounding / 9.138).all()
 
 
-@needs_reference
 @pytest.mark.parametrize("name", RECORDINGS)
-def test_reference_clip_times(name: str) -> None:
-    with safe_open(SHARED / "golden/imagebind_media.io.safetensors", "pt") as file:
-        expected = json.loads(file.metadata()["meta"])[f"{name}_clip_timepoints"]
-    with open_audio(SHARED / "samples" / f"{name}_audio.wav") as audio:
+def test_reference_clip_times(name: str, golden: Golden) -> None:
+    expected = golden.values("imagebind_media")[1]["meta"][f"{name}_clip_timepoints"]
+    with open_audio(golden.samples / f"{name}_audio.wav") as audio:
         num_samples = -(-audio.num_frames * SAMPLE_RATE // audio.sample_rate)
     assert clip_times(num_samples / SAMPLE_RATE) == [tuple(clip) for clip in expected]
 
 
-@needs_reference
-def test_reference_as_array_and_bytes() -> None:
-    path = SHARED / "samples/dog_audio.wav"
+def test_reference_as_array_and_bytes(golden: Golden) -> None:
+    path = golden.samples / "dog_audio.wav"
     with open_audio(path) as audio:
         expected = log_mel_clips(audio)
         waveform = audio.read(0, audio.num_frames)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from golden.files import Golden
 from torchmetrics.functional.classification import binary_average_precision
 
-from eval.metrics import RECALL_LEVELS, prompted_segmentation, score_class
-
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "denseav_metrics.npz"
+from eval.metrics.prompted_segmentation import RECALL_LEVELS, prompted_segmentation, score_class
 
 
 @pytest.fixture(scope="module")
-def golden() -> dict[str, np.ndarray]:
-    with np.load(GOLDEN) as arrays:
+def denseav(golden: Golden) -> dict[str, np.ndarray]:
+    with np.load(golden("denseav_metrics.npz")) as arrays:
         return dict(arrays)
 
 
@@ -28,10 +25,10 @@ def heatmaps_over(time_mask: torch.Tensor, similarity: torch.Tensor, side: int) 
     return F.interpolate(maps[:, None], (side, side), mode="bilinear")[:, 0]
 
 
-def word_time(golden: dict[str, np.ndarray], steps: int) -> torch.Tensor:
+def word_time(denseav: dict[str, np.ndarray], steps: int) -> torch.Tensor:
     """The time steps of a word with 0.2 s on each side; in single precision, as the original's rounding has it."""
-    timing = torch.tensor(golden["timing"], dtype=torch.float32) + torch.tensor([-0.2, 0.2])
-    seconds = torch.tensor(golden["total_seconds"], dtype=torch.float32)[:, None]
+    timing = torch.tensor(denseav["timing"], dtype=torch.float32) + torch.tensor([-0.2, 0.2])
+    seconds = torch.tensor(denseav["total_seconds"], dtype=torch.float32)[:, None]
     bounds = steps * (timing / seconds)
     step = torch.arange(steps)
     return ((step >= bounds[:, :1].floor()) & (step < bounds[:, 1:].ceil())).float()
@@ -39,22 +36,22 @@ def word_time(golden: dict[str, np.ndarray], steps: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("protocol", ["basic", "advanced"])
 @pytest.mark.parametrize("as_tensor", [True, False])
-def test_agrees_with_the_original_evaluation(golden: dict[str, np.ndarray], protocol: str, as_tensor: bool) -> None:
-    similarity = torch.tensor(golden["patch_similarity"])
-    time = torch.tensor(golden["audio_mask"]) if protocol == "basic" else word_time(golden, similarity.shape[-1])
-    heatmaps = heatmaps_over(time, similarity, golden["semseg"].shape[-1])
+def test_agrees_with_the_original_evaluation(denseav: dict[str, np.ndarray], protocol: str, as_tensor: bool) -> None:
+    similarity = torch.tensor(denseav["patch_similarity"])
+    time = torch.tensor(denseav["audio_mask"]) if protocol == "basic" else word_time(denseav, similarity.shape[-1])
+    heatmaps = heatmaps_over(time, similarity, denseav["semseg"].shape[-1])
     if protocol == "basic":
-        assert np.abs(heatmaps.numpy() - golden["heatmaps_dataset_minmax"]).max() < 1e-6
-    masks = torch.tensor(golden["semseg"] == golden["class_ids"][:, None, None])
-    ids = torch.tensor(golden["class_ids"])
+        assert np.abs(heatmaps.numpy() - denseav["heatmaps_dataset_minmax"]).max() < 1e-6
+    masks = torch.tensor(denseav["semseg"] == denseav["class_ids"][:, None, None])
+    ids = torch.tensor(denseav["class_ids"])
     arguments = (heatmaps, masks, ids) if as_tensor else (heatmaps.numpy(), masks.numpy(), ids.numpy())
     score = prompted_segmentation(*arguments)
-    assert list(score.classes) == list(golden["classes"])
+    assert list(score.classes) == list(denseav["classes"])
     for measure, golden_name in (("average_precision", "ap"), ("iou", "iou")):
         ours = np.array([getattr(c, measure) for c in score.classes.values()])
-        assert np.abs(ours - golden[f"{protocol}_{golden_name}"]).max() < 1e-6
-    assert score.mean_average_precision == pytest.approx(golden[f"{protocol}_ap"].mean(), abs=1e-6)
-    assert score.mean_iou == pytest.approx(golden[f"{protocol}_iou"].mean(), abs=1e-6)
+        assert np.abs(ours - denseav[f"{protocol}_{golden_name}"]).max() < 1e-6
+    assert score.mean_average_precision == pytest.approx(denseav[f"{protocol}_ap"].mean(), abs=1e-6)
+    assert score.mean_iou == pytest.approx(denseav[f"{protocol}_iou"].mean(), abs=1e-6)
 
 
 @pytest.mark.parametrize("levels", [2, 7, 1000, 10**9])

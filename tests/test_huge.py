@@ -75,7 +75,7 @@ def test_peak_memory(towers: str, dtype: str, huge_checkpoint: Path) -> None:
 def test_load_benchmark(huge_checkpoint: Path, tmp_path: Path) -> None:
     """Loading takes at most twice as long as reading the same bytes into memory."""
     report = tmp_path / "speed.json"
-    assert main(["--load", "--checkpoint", str(huge_checkpoint), "--repeats", "3", "--json", str(report)]) == 0
+    assert main(["--load", "--checkpoint", str(huge_checkpoint), "--rounds", "3", "--json", str(report)]) == 0
     ratios = json.loads(report.read_text())["ratios"]["read() into memory"]
     assert set(ratios) == {"load float32, pages touched", "load bfloat16"}
     assert max(ratios.values()) <= 2.0

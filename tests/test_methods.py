@@ -295,9 +295,9 @@ def test_batches_change_nothing(method: str, name: str, monkeypatch: pytest.Monk
 @pytest.mark.slow  # the package alone takes long to import
 @pytest.mark.parametrize("layer", [0, 2])
 def test_gradcam_is_that_of_pytorch_grad_cam(layer: int) -> None:
-    """Held against the package grad-cam where that is installed; both leave the class token out."""
-    grad_cam = pytest.importorskip("pytorch_grad_cam")
-    timm = pytest.importorskip("timm")
+    """Held against the package grad-cam; both leave the class token out."""
+    import pytorch_grad_cam as grad_cam
+    import timm
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     from avgrad.models.timm_view import trunk_view

@@ -17,7 +17,7 @@ def scenes() -> list[Scene]:
     ]
 
 
-def test_kinds_are_distinct() -> None:
+def test_classes_are_distinct() -> None:
     assert 16 <= len(CLASSES) <= 18
     assert len({object_class.name for object_class in CLASSES}) == len(CLASSES)
     ids = [object_class.ade_class_id for object_class in CLASSES]
@@ -38,7 +38,7 @@ def test_same_state_same_image() -> None:
 def test_no_image_comes_twice() -> None:
     images = {
         draw_scene(scene_rng(domain, seed, index), 64).image.tobytes()
-        for domain in ("train", "dataset image")
+        for domain in ("train", "dataset picture")
         for seed in (0, 1)
         for index in range(8)
     }
@@ -121,10 +121,10 @@ def test_wrong_requests_are_refused() -> None:
     rng = scene_rng("test", 0, 0)
     for arguments in (
         {"size": 16},
-        {"num_things": 5},
-        {"num_things": 0},
+        {"num_objects": 5},
+        {"num_objects": 0},
         {"classes": [1, 1]},
-        {"num_things": 1, "classes": [1, 2]},
+        {"num_objects": 1, "classes": [1, 2]},
     ):
         with pytest.raises(ValueError, match="a scene has size 32"):
             draw_scene(rng, **arguments)

@@ -32,7 +32,7 @@ def test_sound(object_class: int) -> None:
         assert wave.mean() ** 2 < 0.05 * np.mean(wave**2)
 
 
-def test_kinds_are_told_apart_yet_vary() -> None:
+def test_classes_are_told_apart_yet_vary() -> None:
     """The nearest of the classes' mean features names 80 % of unheard sounds; no two of a class are alike."""
     features = np.array(
         [

@@ -1,10 +1,13 @@
-"""`python -m benchmarks.speed`, on small models: every option, its figures and its mistakes. No test looks at times."""
+"""`python -m benchmarks.speed`, on small models: every option, its figures and its errors. No test looks at times."""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +16,16 @@ import torch
 import torch.nn.functional as F
 
 import avgrad
-from avgrad.models.timm import TimmClassifier
+from avgrad.models.timm import TimmModel
 from benchmarks import original
 from benchmarks.models import build
 from benchmarks.rows import Row, task
 from benchmarks.speed import main
-from benchmarks.timing import time_in_turns
+from benchmarks.timing import time_in_rounds
 
 MODEL = "open_clip:ViT-S-32-alt"
 CPU = torch.device("cpu")
-QUICK = ["--models", MODEL, "--size", "64", "--repeats", "2", "--original", "0", "--no-memory"]
+QUICK = ["--models", MODEL, "--size", "64", "--rounds", "2", "--original", "0", "--no-memory"]
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +58,7 @@ def test_figures_belong_together(tmp_path: Path, capsys: pytest.CaptureFixture[s
         "cosine, 3 prompts",
         "legrad, a further prompt",
     ]
-    assert document["threads"] == 1 and document["device"] == "cpu" and document["repeats"] == 2
+    assert document["threads"] == 1 and document["device"] == "cpu" and document["rounds"] == 2
     assert document["versions"]["torch"] == torch.__version__
     plain, own, *_ = document["rows"]
     for row in document["rows"]:
@@ -79,7 +82,7 @@ def test_figures_belong_together(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
-def test_types_of_numbers(tmp_path: Path) -> None:
+def test_dtypes(tmp_path: Path) -> None:
     document = run(tmp_path, "--models", "mini", "--dtype", "float32,bfloat16", "--prompts", "1")
     assert [row["dtype"] for row in document["rows"]] == ["float32"] * 4 + ["bfloat16"] * 4
 
@@ -126,7 +129,7 @@ def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     assert main([*QUICK, "--compile"]) == 2
-    assert capsys.readouterr().err == "--compile needs a C++ compiler, and there is neither g++ nor clang++\n"
+    assert capsys.readouterr().err == "--compile needs a C++ compiler; neither g++ nor clang++ was found\n"
 
 
 @pytest.mark.slow
@@ -148,7 +151,6 @@ def test_memory(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_original(tmp_path: Path) -> None:
     """The original is timed where it is, up to the number of prompts that was said, and does what we do."""
-    pytest.importorskip("legrad")
     document = run(tmp_path, "--prompts", "1,2,3", "--original", "2", "--batch", "1,2")
     found = [(row["label"], row["batch"]) for row in document["rows"] if row["kind"] == "original"]
     assert found == [("original legrad_torch, 1 prompt", 1), ("original legrad_torch, 2 prompts", 1)]
@@ -175,16 +177,18 @@ def test_without_the_original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (["--models", "open_clip:ViT-B-17"], "open_clip has no model 'ViT-B-17'; one such as ViT-B-16 is expected"),
         (["--models", "open_clip:RN50"], "cannot be explained"),
         (["--models", "timm:resnet50"], "timm:resnet50 cannot be explained"),
-        (["--methods", "legrad,grad"], "--methods grad is none of legrad, legrad_last"),
-        (["--device", "cuda:99"], "--device cuda:99 is not on this machine; cpu is, for example"),
-        (["--device", "abacus"], "--device abacus is not on this machine"),
-        (["--dtype", "float33"], "--dtype float33 is none of float32, tf32, bfloat16, float16"),
-        (["--dtype", "tf32"], "--dtype tf32 is of GPUs by NVIDIA, and --device is cpu"),
-        (["--size", "100"], "--size 100 is no multiple of 32, the side of a patch of open_clip:ViT-S-32-alt"),
-        (["--batch", "1;8"], "--batch 1;8 is no list of numbers such as 1,10"),
-        (["--prompts", ""], "--prompts  is no list of numbers"),
-        (["--plot", "growth.png"], "--plot shows growth with the size of images, so two are needed"),
-        (["--repeats", "0"], "Invalid value for '--repeats'"),
+        (["--methods", "legrad,grad"], "--methods grad is unknown; expected some of legrad, "),
+        (["--device", "cuda:99"], "--device cuda:99 is not available on this machine; cpu is"),
+        (["--device", "meta"], "--device meta computes nothing"),
+        (["--device", "privateuseone"], "--device privateuseone is not available on this machine"),
+        (["--device", "abacus"], "--device abacus is not available on this machine"),
+        (["--dtype", "float33"], "--dtype float33 is unknown; expected one of float32, tf32, bfloat16, float16"),
+        (["--dtype", "tf32"], "--dtype tf32 needs an NVIDIA GPU, and --device is cpu"),
+        (["--size", "100"], "--size 100 is not a multiple of 32, the patch size of open_clip:ViT-S-32-alt"),
+        (["--batch", "1;8"], "--batch '1;8' is not a list of positive integers such as 1,10"),
+        (["--prompts", ""], "--prompts '' is not a list of positive integers"),
+        (["--plot", "growth.png"], "--plot needs at least two image sizes"),
+        (["--rounds", "0"], "Invalid value for '--rounds'"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +201,7 @@ def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixt
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*QUICK, "--device", "cuda"]) == 2
-    assert capsys.readouterr().err == "--device cuda is not on this machine; cpu is, for example\n"
+    assert capsys.readouterr().err == "--device cuda is not available on this machine; cpu is\n"
 
 
 @pytest.mark.parametrize("model", [MODEL, "open_clip:ViT-B-16-SigLIP", "timm:vit_tiny_patch16_224", "mini"])
@@ -208,7 +212,7 @@ def test_plain_forward_is_of_the_same_model(model: str) -> None:
         pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             plain, ours = subject.plain(size)(pixels), subject.view.encode(pixels)
-            if isinstance(subject.model, TimmClassifier):  # it ends in logits
+            if isinstance(subject.model, TimmModel):  # it ends in logits
                 plain = plain - subject.model.model.get_parameter("head.bias")
                 lengths = plain.norm(dim=-1) / (ours @ subject.model.model.get_parameter("head.weight").T).norm(dim=-1)
                 ours = lengths[:, None] * ours @ subject.model.model.get_parameter("head.weight").T
@@ -217,11 +221,16 @@ def test_plain_forward_is_of_the_same_model(model: str) -> None:
         torch.testing.assert_close(plain, ours, rtol=0, atol=1e-5)
 
 
-def test_turns() -> None:
+def test_rows_take_turns_in_every_round() -> None:
     calls: list[str] = []
-    seconds = time_in_turns({name: lambda name=name: calls.append(name) for name in ("a", "b")}, 3)  # type: ignore[misc]
-    assert calls == ["a", "b"] * 4  # the first turn warms up
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+
+    def row(name: str) -> None:
+        calls.append(name)
+        time.sleep(0.01)  # so long that a block is one call
+
+    seconds = time_in_rounds({name: partial(row, name) for name in ("a", "b")}, 3)
+    assert [name for name, _ in groupby(calls)] == ["a", "b"] * 3
+    assert all(len(values) == 3 and min(values) >= 0.01 for values in seconds.values())
 
 
 def test_a_further_prompt_is_what_localize_gives() -> None:

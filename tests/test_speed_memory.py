@@ -12,7 +12,7 @@ import pytest
 from benchmarks.memory import NotMeasuredError, Specification, measure_apart
 from benchmarks.rows import Row
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not report it")
 
 KNOWN = """
 import json, torch

@@ -1,4 +1,4 @@
-"""Start-up times: that they are of what they say. No test looks at the times."""
+"""Startup times: each stage is reported. No test looks at the times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 def test_startup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "startup.json"
-    assert main(["--startup", "--repeats", "1", "--json", str(path)]) == 0
+    assert main(["--startup", "--rounds", "1", "--json", str(path)]) == 0
     figures = json.loads(path.read_text())
     assert list(figures["localize"]) == [
         "start Python",

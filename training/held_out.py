@@ -1,4 +1,4 @@
-"""Held-out figures during training: small and quick; `python -m eval.scenes` gives those of the protocol."""
+"""Held-out figures during training; `python -m eval.scenes` gives those of the evaluation protocol."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
 
 from avgrad.encoders.audio import SAMPLE_RATE, log_mel_clips
 from avgrad.encoders.image import CLIP_MEAN, CLIP_STD
@@ -21,10 +22,10 @@ from avgrad.scenes.texts import texts
 
 
 class HeldOut:
-    """Scenes, sounds, voices and texts that training never draws.
+    """Scenes, sounds, voices and texts that training never uses.
 
     Args:
-        number: of scenes.
+        number: number of scenes.
         size: side of their images in pixels.
     """
 
@@ -64,12 +65,12 @@ class HeldOut:
             masks = heatmaps >= 0.5
             union = (masks | self.masks).sum((1, 2))
             figures[f"{name}_iou"] = float(((masks & self.masks).sum((1, 2)) / union).mean())
-            figures[f"{name}_auc"] = roc_auc(images @ embeddings.mean(1).T, self.present)
+            figures[f"{name}_auc"] = float(binary_auroc(images @ embeddings.mean(1).T, self.present))
         return figures
 
     @torch.no_grad()
     def accuracy(self, model: ImageBind, anchors: Tensor) -> dict[str, float]:
-        """Share of sounds and of spoken names whose nearest anchor `[K, D]` is that of their own class."""
+        """Share of sounds and of spoken names whose nearest anchor `[K, D]` is their own class's."""
         accuracy = {}
         for name in ("sound", "speech"):
             nearest = (self._embeddings(model, name) @ anchors.T).argmax(-1)
@@ -77,7 +78,7 @@ class HeldOut:
         return accuracy
 
     def _embeddings(self, model: ImageBind, modality: str) -> Tensor:
-        """Held-out prompts of each class, `[K, n, D]`."""
+        """Embeddings of each class's held-out prompts, `[K, n, D]`."""
         if modality == "text":
             return torch.stack([model.encode_text(texts(k, "heldout")).mean(0) for k in range(len(CLASSES))])[:, None]
         sounds = self.sounds if modality == "sound" else self.speech
@@ -87,17 +88,3 @@ class HeldOut:
                 for waves in sounds
             ]
         )
-
-
-def roc_auc(scores: Tensor, positive: Tensor) -> float:
-    """Probability that a positive has a higher score than a negative (Mann-Whitney U; ties are not expected).
-
-    >>> roc_auc(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([False, False, True, True]))
-    0.75
-    """
-    order = scores.flatten().argsort()
-    ranks = torch.empty(len(order), dtype=torch.float64)
-    ranks[order] = torch.arange(1, len(order) + 1, dtype=torch.float64)
-    chosen = positive.flatten()
-    p, n = int(chosen.sum()), int((~chosen).sum())
-    return float((ranks[chosen].sum() - p * (p + 1) / 2) / (p * n))

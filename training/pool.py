@@ -1,7 +1,7 @@
-"""A pool of training examples: synthetic images, sounds and spoken names, made once and read many times.
+"""The pool of training examples: synthetic images, sounds and spoken names, generated once and memory-mapped.
 
-Every example depends only on the seed and its number, so an interrupted run goes on where it stopped, and any number of
-processes makes the same pool.
+An example depends only on the seed and its index, so that an interrupted run can be resumed, and the pool does not
+depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from avgrad.scenes.images import draw_scene, scene_rng
 from avgrad.scenes.sounds import mix_sound
 from avgrad.scenes.speech import spoken
 
-BLOCK = 512  # examples in a file
+BLOCK = 512  # examples per file
 CLIP_SECONDS = 2.0
 
 
@@ -48,7 +48,7 @@ class Part:
 
 
 def image(seed: int, index: int, size: int, domain: str = "train") -> tuple[NDArray[Any], NDArray[Any]]:
-    """A scene's image, uint8 `[size, size, 3]`, and which classes are in it, bool `[K]`. Not where."""
+    """A scene's image, uint8 `[size, size, 3]`, and which classes are in it, bool `[K]`; no masks."""
     scene = draw_scene(scene_rng(domain, seed, index), size)
     present = np.zeros(len(CLASSES), dtype=bool)
     present[scene.classes] = True
@@ -69,7 +69,7 @@ def sound(seed: int, index: int, size: int, domain: str = "train") -> tuple[NDAr
     others = [int(k) for k in rng.permutation(len(CLASSES)) if k != object_class][
         : int(rng.choice(3, p=(0.45, 0.35, 0.2)))
     ]
-    # short sounds occur too; the model hears them padded
+    # some sounds are shorter; the encoder pads them
     seconds = CLIP_SECONDS if rng.random() < 0.8 else float(rng.uniform(0.6, CLIP_SECONDS))
     return _mel(mix_sound(object_class, rng, seconds, others, SAMPLE_RATE)), np.array(object_class)
 
@@ -79,7 +79,7 @@ def speech(seed: int, index: int, size: int, domain: str = "train") -> tuple[NDA
     rng = scene_rng(f"{domain} speech", seed, index)
     object_class = index % len(CLASSES)
     phrase = spoken(object_class, rng, "train", augment=True)
-    # a recording starts somewhere: silence in front, or the phrase without what leads up to the name
+    # as in real recordings: silence in front, or a phrase whose start is cut off
     start = int(phrase.start * SAMPLE_RATE * rng.random()) if rng.random() < 0.4 else 0
     silence = rng.normal(0, 1e-4, int(rng.uniform(0, 0.6) * SAMPLE_RATE)).astype(np.float32)
     waveform = np.concatenate([silence, phrase.waveform[start:]])
@@ -103,20 +103,20 @@ def _make_block(job: tuple[str, int, int, int, str]) -> None:
     part, seed, start, size, path = job
     torch.set_num_threads(1)
     values, labels = zip(*(PARTS[part](seed, start + i, size) for i in range(BLOCK)), strict=True)
-    # the labels first: the block is there when its values are
+    # labels first: a block is complete when its values exist
     write_atomic(path.replace(".npy", ".labels.npy"), lambda file: np.save(file, np.stack(labels)))
     write_atomic(path, lambda file: np.save(file, np.stack(values)))
 
 
 def make_pool(folder: Path, counts: dict[str, int], seed: int, size: int, workers: int) -> dict[str, Part]:
-    """The pool in `folder`, made as far as it is not there yet.
+    """The pool in `folder`; missing files are generated.
 
     Args:
-        folder: where its files lie.
-        counts: how many examples of each of `PARTS`, rounded up to whole files.
-        seed: of all examples.
+        folder: of its files.
+        counts: number of examples of each of `PARTS`, rounded up to whole files.
+        seed: random seed of all examples.
         size: side of the images in pixels.
-        workers: processes that make it.
+        workers: number of processes.
 
     Returns:
         Each part by name.

@@ -1,11 +1,11 @@
 """Trains avgrad-mini on synthetic scenes: `python -m training.train --out RUN`.
 
-Supervision is image-level: the loss is told which classes of objects are in an image, never where. As ImageBind binds
-modalities to images, each sound, spoken name and text is pulled towards the images in which its object is, and pushed
-from those in which it is not. Before that, the towers learn the classes apart from each other, which is much faster.
+Supervision is image-level: labels say which classes are in an image, never where. As in ImageBind, each sound, spoken
+name and text is pulled towards the images that contain its object, and pushed away from the others. Before that, the
+towers are trained separately on the classes, which is much faster.
 
-A step sees only some patches of each image, others each time. So it takes less time, and the vision tower cannot
-rely on the most telling part of an object: heatmaps come to cover all of it.
+Each step uses a random subset of each image's patches. This saves time, and the vision tower cannot rely on the most
+discriminative part of an object, so that heatmaps cover all of it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ TEXTS_PER_CLASS = 2
 
 
 class Stage(str, Enum):
-    """Vision (with text) and audio each meet the classes' anchors first, apart; then all towers meet each other."""
+    """Vision (with text) and audio are trained separately against the classes' anchors, then all towers jointly."""
 
     vision = "vision"
     audio = "audio"
@@ -67,7 +67,7 @@ class Stage(str, Enum):
 
 
 def vocabulary() -> list[int]:
-    """CLIP token ids of all texts that the scenes know, and those that every text has, ascending."""
+    """Ascending CLIP token ids of all texts of the scenes, special tokens included."""
     every = [
         text
         for split in ("train", "heldout")
@@ -78,10 +78,10 @@ def vocabulary() -> list[int]:
 
 
 class Trainer(nn.Module):
-    """The model with what training adds: an anchor for each class, and the scale and bias of the odds.
+    """The model with an anchor for each class, and the scale and bias of the logits.
 
-    Anchors are fixed orthogonal directions, one per class. Towers that have met them can be trained apart and still
-    share one space. `sigmoid(scale * similarity + bias)` is the probability that the object is in the image.
+    Anchors are fixed orthogonal directions, one per class. Towers trained against them separately share one space.
+    `sigmoid(scale * similarity + bias)` is the probability that the object is in the image.
     """
 
     anchors: Tensor
@@ -100,26 +100,26 @@ class Trainer(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-3.0))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """What a batch's images and prompts are wrong about.
+        """The loss of a batch.
 
-        Images against anchors and against prompts by the sigmoid loss over all pairs (is the object there?); prompts
-        against anchors by cross-entropy (which class is it?). Only what the batch holds takes part.
+        Sigmoid loss over all pairs of images and anchors and of images and prompts (is the object in the image?);
+        cross-entropy of prompts against anchors (which class is it?). Modalities that the batch lacks are left out.
         """
         scale, losses = self.log_scale.exp(), []
         images = None
         if "pixels" in batch:
-            images = self._see(batch["pixels"], batch["kept"]).float()
+            images = self._encode(batch["pixels"], batch["kept"]).float()
             losses.append(self._pairs(images, self.anchors, batch["labels"]))
         for modality, tower in (("sounds", "audio"), ("speech", "audio"), ("texts", "text")):
             if modality in batch:
-                prompts, classes = self.model.tower(tower, batch[modality]).float(), batch[f"{modality}_kinds"]
+                prompts, classes = self.model.tower(tower, batch[modality]).float(), batch[f"{modality}_classes"]
                 losses.append(F.cross_entropy(scale * prompts @ self.anchors.T, classes))
                 if images is not None:
                     losses.append(self._pairs(images, prompts, batch["labels"][:, classes]))
         return torch.stack(losses).sum()
 
-    def _see(self, pixels: Tensor, kept: Tensor) -> Tensor:
-        """Unit-norm embeddings `[B, D]` of images of which the tower gets only the patches `kept` `[B, k]`."""
+    def _encode(self, pixels: Tensor, kept: Tensor) -> Tensor:
+        """Unit-norm embeddings `[B, D]` of images of which only the patches `kept` `[B, k]` are used."""
         tokens = self.model.modality_preprocessors["vision"](pixels)
         patches = tokens[:, 1:].gather(1, kept[..., None].expand(-1, -1, tokens.shape[-1]))
         tokens = self.model.modality_trunks["vision"](torch.cat([tokens[:, :1], patches], dim=1))
@@ -127,12 +127,12 @@ class Trainer(nn.Module):
 
     def _pairs(self, images: Tensor, prompts: Tensor, labels: Tensor) -> Tensor:
         logits = self.log_scale.exp() * images @ prompts.T + self.bias
-        # the mean over all pairs, times the number of classes that an image is asked about at once
+        # the mean over all pairs, weighted by 4
         return F.binary_cross_entropy_with_logits(logits, labels) * 4
 
 
 class Batches:
-    """Batch number `step` of a stage: drawn from the pool by the seed, the stage and the step alone."""
+    """Batches of a stage, drawn from the pool; a batch depends only on the seed, the stage and the step."""
 
     def __init__(
         self, pool: dict[str, Part], model: ImageBind, stage: Stage, batch: int, keep: float, seed: int
@@ -152,11 +152,11 @@ class Batches:
         for part, number in PROMPTS_PER_CLASS.get(self.stage.value, {}).items():
             chosen = np.concatenate([rng.choice(members, number) for members in self.members[part]])
             batch[part] = _vary(torch.from_numpy(self.pool[part][chosen]).float()[:, None], rng)
-            batch[f"{part}_kinds"] = torch.from_numpy(self.pool[part].labels[chosen])
+            batch[f"{part}_classes"] = torch.from_numpy(self.pool[part].labels[chosen])
         if self.stage != Stage.audio:
             chosen_texts = [tokens[rng.integers(0, len(tokens), TEXTS_PER_CLASS)] for tokens in self.texts]
             batch["texts"] = torch.cat(chosen_texts)
-            batch["texts_kinds"] = torch.arange(len(CLASSES)).repeat_interleave(TEXTS_PER_CLASS)
+            batch["texts_classes"] = torch.arange(len(CLASSES)).repeat_interleave(TEXTS_PER_CLASS)
         return batch
 
     def _images(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
@@ -179,7 +179,7 @@ class Batches:
 
 
 def _vary(mels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Log-mels `[N, 1, 128, 204]` at other levels, shifted in time and pitch, with bands of time and pitch masked."""
+    """Augments log-mels `[N, 1, 128, 204]`: level, shifts in time and frequency, masked bands of both."""
     for mel in mels:
         mel += float(rng.normal(0, 0.15))
         mel.copy_(mel.roll((int(rng.integers(-2, 3)), int(rng.integers(-8, 9))), (1, 2)))
@@ -191,7 +191,7 @@ def _vary(mels: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def image_size(stage: Stage, step: int, steps: int, near: float, fine: float) -> int:
-    """Close-ups first, which teach the classes in a fraction of the time; then scenes at 3/4, last at full size."""
+    """Close-ups first, on which the classes are learned much faster; then scenes at 3/4 size, last at full size."""
     full: int = SHAPE["image_size"]
     if stage == Stage.joint:
         return full
@@ -201,7 +201,7 @@ def image_size(stage: Stage, step: int, steps: int, near: float, fine: float) ->
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over the first 3 %, then a cosine to almost nothing."""
+    """Linear warm-up over the first 3 %, then cosine decay to 1 % of the peak."""
     warm = max(1, steps * 3 // 100)
     if step < warm:
         return peak * (step + 1) / warm
@@ -209,8 +209,10 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def make_optimizers(trainer: Trainer, peak: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, at twice the rate, with which the towers learn in a third of the steps that
-    AdamW needs; AdamW for the rest."""
+    """Muon for the blocks' matrices, at twice the learning rate, and AdamW for the rest.
+
+    With Muon the towers need a third of AdamW's steps.
+    """
     trained = {name: p for name, p in trainer.named_parameters() if p.requires_grad}
     hidden = [p for name, p in trained.items() if ".blocks." in name and p.ndim == 2]
     decayed = [p for name, p in trained.items() if ".blocks." not in name and p.ndim > 1]
@@ -224,7 +226,7 @@ def make_optimizers(trainer: Trainer, peak: float) -> list[torch.optim.Optimizer
 
 
 def export(trainer: Trainer, path: Path) -> None:
-    """Writes the model in half precision, in the checkpoint's layout, with its shape in the file's metadata."""
+    """Writes the model in float16, in the checkpoint's layout, with its configuration in the file's metadata."""
     model = trainer.model
     state = {key: value.half().contiguous() for key, value in model.state_dict().items()}
     metadata = {
@@ -233,7 +235,7 @@ def export(trainer: Trainer, path: Path) -> None:
         "scale": round(trainer.log_scale.exp().item(), 6),
         "bias": round(trainer.bias.item(), 6),
     }
-    # one entry of metadata, since the order of several is random
+    # a single entry: the order of several is random
     content = save(state, {"avgrad": json.dumps(metadata)})
     write_atomic(path, content)
 
@@ -243,39 +245,39 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 
 def _assemble(trainer: Trainer, out: Path) -> None:
-    """The joint stage starts from the vision stage's towers and the audio stage's."""
+    """Starts the joint stage from the towers of the vision and audio stages."""
     trained = torch.load(out / "vision.pt", weights_only=True)["trainer"]
-    heard = torch.load(out / "audio.pt", weights_only=True)["trainer"]
-    trainer.load_state_dict({key: heard[key] if ".audio." in key else value for key, value in trained.items()})
+    audio = torch.load(out / "audio.pt", weights_only=True)["trainer"]
+    trainer.load_state_dict({key: audio[key] if ".audio." in key else value for key, value in trained.items()})
 
 
 def train(
-    out: Annotated[Path, typer.Option(help="Folder of the run; the same command goes on where it stopped.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")],
     stage: Annotated[
-        list[Stage] | None, typer.Option(help="Only these stages; vision and audio may run at the same time.")
+        list[Stage] | None, typer.Option(help="Run only these stages; vision and audio may run in parallel.")
     ] = None,
     images: Annotated[int, typer.Option(help="Images in the pool.")] = 65_536,
     close_ups: Annotated[int, typer.Option(help="Close-ups of one object in the pool.")] = 32_768,
-    prompts: Annotated[int, typer.Option(help="Sounds, and spoken names, in the pool.")] = 16_384,
+    prompts: Annotated[int, typer.Option(help="Sounds, and as many spoken names, in the pool.")] = 16_384,
     vision_steps: Annotated[int, typer.Option(help="Steps of the vision stage.")] = 3_800,
     audio_steps: Annotated[int, typer.Option(help="Steps of the audio stage.")] = 2_000,
     joint_steps: Annotated[int, typer.Option(help="Steps of the joint stage.")] = 150,
-    batch: Annotated[int, typer.Option(help="Images in a step.")] = 192,
-    keep: Annotated[float, typer.Option(help="Share of an image's patches that a step sees.")] = 0.3,
-    near: Annotated[float, typer.Option(help="Share of the vision stage, at its start, on close-ups.")] = 0.08,
-    fine: Annotated[float, typer.Option(help="Share of it, at its end, at full size; between, at 3/4.")] = 0.12,
-    peak: Annotated[float, typer.Option(help="Largest learning rate; a fifth of it in the joint stage.")] = 1.5e-3,
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    batch: Annotated[int, typer.Option(help="Images per step.")] = 192,
+    keep: Annotated[float, typer.Option(help="Share of an image's patches that a step uses.")] = 0.3,
+    near: Annotated[float, typer.Option(help="Share of the vision stage on close-ups, at its start.")] = 0.08,
+    fine: Annotated[float, typer.Option(help="Share of it at full size, at its end; 3/4 size in between.")] = 0.12,
+    peak: Annotated[float, typer.Option(help="Peak learning rate; a fifth of it in the joint stage.")] = 1.5e-3,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    workers: Annotated[int, typer.Option(help="Processes that make the pool.")] = os.cpu_count() or 1,
-    evaluate_every: Annotated[int, typer.Option(help="Steps between held-out figures.")] = 400,
-    held_out: Annotated[int, typer.Option(help="Scenes that held-out figures are of.")] = 200,
+    workers: Annotated[int, typer.Option(help="Processes that build the pool.")] = os.cpu_count() or 1,
+    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations on held-out data.")] = 400,
+    held_out: Annotated[int, typer.Option(help="Held-out scenes.")] = 200,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
 ) -> None:
     """Trains avgrad-mini; writes OUT/mini.safetensors and OUT/log.jsonl."""
     counts = {"images": images, "close_ups": close_ups, "sounds": prompts, "speech": prompts}
     pool = make_pool(out / "pool", counts, seed, SHAPE["image_size"], workers)
-    examiner = HeldOut(held_out, SHAPE["image_size"])
+    data = HeldOut(held_out, SHAPE["image_size"])
     lengths = {Stage.vision: vision_steps, Stage.audio: audio_steps, Stage.joint: joint_steps}
     for current in stage or list(Stage):
         steps, start = lengths[current], time.perf_counter()
@@ -315,7 +317,7 @@ def train(
                 trainer.eval()
                 figures: dict[str, Any] = {"stage": current.value, "step": step + 1, "loss": round(loss.item(), 4)}
                 modalities = {Stage.vision: ["text"], Stage.audio: []}.get(current, ["sound", "speech", "text"])
-                found = examiner.figures(trainer.model, modalities) | examiner.accuracy(trainer.model, trainer.anchors)
+                found = data.figures(trainer.model, modalities) | data.accuracy(trainer.model, trainer.anchors)
                 figures |= {key: round(value, 4) for key, value in found.items()}
                 figures["seconds"] = round(time.perf_counter() - start, 1)
                 trainer.train()

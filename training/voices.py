@@ -1,4 +1,4 @@
-"""Synthesises the bundled voices with the library of espeak-ng (1.51), which is needed for nothing else."""
+"""Builds the bundled voices with the shared library of espeak-ng (1.51): `python -m training.voices`."""
 
 import ctypes
 import ctypes.util
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from avgrad.scenes.classes import CLASSES
+from avgrad.scenes.speech import VOICES
 from avgrad.scenes.texts import Split
 
 SAMPLE_RATE = 16_000
@@ -90,12 +91,12 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes
 
 
 class _Espeak:
-    """Synthesises phrases and tells when each word begins."""
+    """Synthesises phrases, with the start of each word."""
 
     def __init__(self) -> None:
         path = ctypes.util.find_library("espeak-ng")
         if path is None:
-            raise RuntimeError("building the voices needs the shared library of espeak-ng, and none was found")
+            raise RuntimeError("the shared library of espeak-ng was not found; on Debian it is in libespeak-ng1")
         self._library = ctypes.CDLL(path)
         self.sample_rate = int(self._library.espeak_Initialize(2, 0, None, 0))
         self._samples = bytearray()
@@ -114,7 +115,7 @@ class _Espeak:
         return 0
 
     def speak(self, voice: _Voice, text: str) -> tuple[NDArray[np.float32], list[tuple[int, float]]]:
-        """Returns the waveform and, for each word, its position in the text and its beginning in seconds."""
+        """The waveform, and each word's position in the text and start in seconds."""
         name = f"{voice.accent}+{voice.variant}"
         if self._library.espeak_SetVoiceByName(name.encode()) != 0:
             raise RuntimeError(f"espeak-ng has no voice {name}")
@@ -131,43 +132,43 @@ class _Espeak:
 
 
 def _spectrogram(wave: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns log magnitudes [frames, bins] of a 16 kHz waveform, a frame every `_HOP` samples."""
+    """Log magnitudes [frames, bins] of a 16 kHz waveform, one frame per `_HOP` samples."""
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(wave, (200, 200)), 400)[::_HOP]
     return np.log(np.abs(np.fft.rfft(frames * np.hanning(400))) + 0.05).astype(np.float32)
 
 
 def locate(phrase: NDArray[np.float32], name: NDArray[np.float32], about: float) -> float:
-    """Finds where a name begins in a phrase by the likeness of the spectrograms.
+    """The start of a name in a phrase, found by matching spectrograms.
 
-    The word events of espeak-ng come too early or too late, depending on the word's first sound; the name
-    spoken alone tells better.
+    The word events of espeak-ng are too early or too late, depending on the word's first sound; matching the name
+    spoken alone is more accurate.
 
     Args:
         phrase: waveform, 16 kHz.
-        name: the same name by the same voice alone, without silence in front, 16 kHz.
-        about: where the name is expected, in seconds; it is searched 0.12 seconds around.
+        name: the name spoken alone by the same voice, without leading silence, 16 kHz.
+        about: where the name is expected, in seconds; the search range is 0.12 seconds to either side.
 
     Returns:
-        The name's beginning in seconds.
+        The start of the name in seconds.
     """
     whole, part = _spectrogram(phrase), _spectrogram(name)[: int(0.3 * SAMPLE_RATE / _HOP)]
     low = max(0, round((about - 0.12) * SAMPLE_RATE / _HOP))
     high = min(round((about + 0.12) * SAMPLE_RATE / _HOP), len(whole) - 1)
-    # Towards the phrase's end a place may be shorter than the name.
+    # near the end of the phrase, less than the name may be left
     whole = np.pad(whole, ((0, len(part)), (0, 0)), mode="edge")
     costs = [float(np.square(whole[k : k + len(part)] - part).mean()) for k in range(low, high + 1)]
     return (low + int(np.argmin(costs))) * _HOP / SAMPLE_RATE
 
 
 def _phrase(espeak: _Espeak, voice: _Voice, template: str, name: str) -> tuple[NDArray[np.float32], float, float]:
-    """Returns a phrase at 16 kHz without silence at its ends, and where the name begins and ends in it."""
+    """A phrase at 16 kHz without silence at its ends, and the start and end of the name in it, in seconds."""
     from scipy.signal import resample_poly
 
     text = template.format(name)
     wave, words = espeak.speak(voice, text)
     position = text.index(name, template.index("{}"))
     begin = next(time for place, time in words if place == position)
-    # Every template ends with the name, so the name ends where the sound does.
+    # every template ends with the name, so the name ends with the sound
     loud = np.flatnonzero(np.abs(wave) > 0.02 * np.abs(wave).max())
     first, last = loud[0] / espeak.sample_rate, loud[-1] / espeak.sample_rate
     lead, tail = max(0.0, first - 0.03), min(wave.size / espeak.sample_rate, last + 0.05)
@@ -181,12 +182,12 @@ def _phrase(espeak: _Espeak, voice: _Voice, template: str, name: str) -> tuple[N
 
 
 def build(folder: Path) -> None:
-    """Writes one Opus file for each voice, and `index.json`, into `folder`, in place of what is there.
+    """Writes one Opus file per voice and `index.json` to `folder`, replacing them.
 
-    A voice says the plain name and three training phrases, which change from voice to voice; a held-out voice
-    says the held-out phrases. espeak-ng varies its voices a little at random, so a bundle made anew sounds
-    alike but is not the same. The index gives, for each split and voice, [class, phrase, start, end,
-    word_start, word_end]: the phrase's times in the file and the name's times in the phrase, in seconds.
+    A training voice says the plain name and three training phrases, which differ from voice to voice; a held-out voice
+    says the held-out phrases. espeak-ng varies its voices at random, so a rebuilt bundle sounds alike but is not
+    identical. For each split and voice the index has [class, phrase, start, end, word_start, word_end]: the phrase's
+    times in the file and the name's times in the phrase, in seconds.
     """
     import soundfile
 
@@ -221,3 +222,7 @@ def build(folder: Path) -> None:
         index[split].append({"voice": label, "phrases": phrases})
     text = json.dumps(index, separators=(",", ":")).replace("{", "\n{").replace("[[", "[\n[").replace("],[", "],\n[")
     (folder / "index.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    build(VOICES)

@@ -1,1 +1,1 @@
-"""The browser page: `avgrad app` serves it, `page.py` is what streamlit runs. It computes nothing but by Localizer."""
+"""The page: `avgrad app` serves it with streamlit. All heatmaps and scores come from `avgrad.Localizer`."""

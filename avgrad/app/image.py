@@ -1,68 +1,60 @@
-"""Images: what a visitor looks for things in."""
+"""The image: a sample scene, an upload or a photo."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import streamlit as st
 
-from avgrad.media import load_image
-from avgrad.scenes.samples import Sample, samples
+from avgrad.app.prompts import choose_classes
+from avgrad.app.session import Session, message
+from avgrad.app.style import plain
+from avgrad.errors import InputError
+from avgrad.scenes.samples import samples
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-MAX_SIDE = 1024  # in pixels; larger images are shrunk, so that heatmaps as large as they are fit many visitors
-
-
-@dataclass(frozen=True, eq=False)
-class InputImage:
-    """An image that was read and checked.
-
-    Attributes:
-        name: what to call it, as the visitor did: shown as it is, never as markup.
-        image: RGB, at most `MAX_SIDE` pixels wide and high.
-        digest: the same for the same file.
-        source: the Python expression that gives the file.
-        shrunk: whether the file has more pixels than `image`.
-        sample: the sample scene that it is.
-        photo: the file's bytes, where it was taken by the visitor's camera and exists nowhere else.
-    """
-
-    name: str
-    image: Image.Image
-    digest: str
-    source: str
-    shrunk: bool = False
-    sample: Sample | None = None
-    photo: bytes | None = None
+FIRST = 3  # the sample scene that the page opens with
+_SOURCES = ("Samples", "Upload", "Camera")
+_TYPES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 
 
-def read_image(content: bytes, name: str, taken: bool = False) -> InputImage:
-    """An image from a file's bytes.
+def choose_image(session: Session) -> None:
+    """Shows the sources of images, and sets the session's; if one cannot be read, the image set before stays."""
+    if "sample" not in st.session_state:
+        _choose_sample(FIRST)
+    source = st.segmented_control(
+        "Source of the image",
+        _SOURCES,
+        default=_SOURCES[0],
+        required=True,
+        label_visibility="collapsed",
+        key="image_source",
+    )
+    if source == "Samples":
+        with st.container(horizontal=True, key="tiles"):
+            for number, sample in enumerate(samples()):
+                chosen = number == st.session_state["sample"]
+                st.button(
+                    sample.title,
+                    key=f"sample_{number}",
+                    type="primary" if chosen else "secondary",
+                    on_click=_choose_sample,
+                    args=(number,),
+                )
+        session.set_sample(st.session_state["sample"])
+        return
+    photo = source == "Camera"
+    if photo:
+        file = st.camera_input("Take a photo", key="camera", width=480)
+    else:
+        file = st.file_uploader("Upload an image", _TYPES, key="image_file")
+    if file is None:
+        return
+    name = "photo.jpg" if photo else file.name
+    try:
+        session.set_image(file.getvalue(), name, photo)
+    except InputError as error:
+        st.error(plain(message(error, name)), icon=":material/broken_image:")
 
-    Args:
-        content: the file's bytes.
-        name: its name.
-        taken: whether it was taken by the visitor's camera.
 
-    Raises:
-        MediaError: it is not an image, or is damaged.
-    """
-    image = load_image(content)
-    shrunk = max(image.size) > MAX_SIDE
-    if shrunk:
-        image.thumbnail((MAX_SIDE, MAX_SIDE))
-    return InputImage(name, image, digest(content), repr(name), shrunk, photo=content if taken else None)
-
-
-def sample_image(number: int) -> InputImage:
-    """The image of a sample scene."""
-    sample = samples()[number]
-    source = f"samples()[{number}].image"
-    return InputImage(sample.title, load_image(sample.image), f"sample {number}", source, sample=sample)
-
-
-def digest(content: bytes) -> str:
-    """The same for the same file."""
-    return hashlib.sha256(content).hexdigest()
+def _choose_sample(number: int) -> None:
+    """Chooses a sample scene, and the class of its first object as the prompt."""
+    st.session_state["sample"] = number
+    choose_classes([samples()[number].objects[0].object_class])

@@ -1,4 +1,4 @@
-"""Style: what makes the page pleasant, and how words of visitors are shown as they are."""
+"""Style: the style sheet, and the escaping of visitors' words."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ _CSS = """
 .st-key-tiles button p { color: #fff; font-size: .82rem; line-height: 1.15; text-align: left; }
 .asked { display: flex; align-items: center; gap: .5rem; min-width: 0; font-size: 1.05rem; line-height: 1.3; }
 .asked b { overflow-wrap: anywhere; font-weight: 600; }
-.asked i, .legend i { flex: none; width: .85rem; height: .85rem; border-radius: 50%; background: var(--thing);
+.asked i, .legend i { flex: none; width: .85rem; height: .85rem; border-radius: 50%; background: var(--prompt);
   border: 1px solid rgba(128, 128, 128, .6); }
 .asked small { margin-left: auto; flex: none; font-size: .74rem; opacity: .7; text-transform: uppercase;
   letter-spacing: .06em; }
 .verdict { margin: .25rem 0 0; display: flex; flex-wrap: wrap; gap: .1rem .9rem; font-size: .95rem; }
 .verdict .no { background: #b93a0b; color: #fff; border-radius: .4rem; padding: 0 .5rem; }
 .verdict small { opacity: .7; font-variant-numeric: tabular-nums; font-size: .86rem; align-self: center; }
-.legend { display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; padding: 0; margin: 0; list-style: none; }
-.legend li { display: flex; align-items: center; gap: .4rem; overflow-wrap: anywhere; margin: 0; }
+ul.legend { display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; padding: 0; margin: 0; list-style: none; }
+ul.legend li { display: flex; align-items: center; gap: .4rem; overflow-wrap: anywhere; margin: 0; padding: 0; }
 [data-testid="stHeading"] h2 { font-size: 1.25rem; padding: .2rem 0 0; }
 .st-key-heatmap [data-testid="stImage"] img { max-height: 70vh; width: auto; max-width: 100%; border-radius: .7rem; }
+.model { margin-top: .5rem !important; }
 .faint { font-size: .84rem; opacity: .68; margin: 0; }
 @media (max-width: 640px) { [data-testid="stMainBlockContainer"] { padding: 2.8rem 1rem 3rem; }
   .st-key-tiles { flex-wrap: nowrap !important; overflow-x: auto; scrollbar-width: thin; padding-bottom: .4rem; }
@@ -50,7 +51,7 @@ _CSS = """
 
 
 def apply() -> None:
-    """Puts the page's style sheet in force."""
+    """Adds the style sheet to the page."""
     st.html(f"<style>{_CSS}{_tiles()}</style>")
 
 
@@ -71,7 +72,7 @@ def _tiles() -> str:
 
 @cache
 def icon() -> Image.Image:
-    """What browsers show beside the page's title: a warm place."""
+    """The icon of the browser's tab."""
     from PIL import ImageDraw
 
     image = Image.new("RGBA", (64, 64))
@@ -82,7 +83,7 @@ def icon() -> Image.Image:
 
 
 def plain(words: str) -> str:
-    """Words in Markdown that shows them as they are.
+    """Markdown that shows words as they are.
 
     >>> plain("<b>[a](b)_1.wav")
     '\\\\<b\\\\>\\\\[a\\\\]\\\\(b\\\\)\\\\_1\\\\.wav'

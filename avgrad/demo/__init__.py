@@ -1,4 +1,4 @@
-"""The first minute: looks for sounds, spoken words and texts in the sample scenes, and shows what was found."""
+"""The demo: localizes sounds, speech and texts in the sample scenes, and writes a page with the heatmaps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from avgrad.demo.answers import Look, look
+from avgrad.demo.answers import SceneResult, localize_scene
 from avgrad.demo.images import gallery, strip
 from avgrad.demo.page import page
 from avgrad.files import write_atomic
@@ -24,40 +24,40 @@ __all__ = ["Demo", "run"]
 
 
 class Demo(NamedTuple):
-    """What a demo wrote and saw.
+    """What a demo wrote and found.
 
     Attributes:
         page: the page (HTML, self-contained).
         gallery: the montage (PNG).
         strips: a PNG for each scene.
-        looks: the scenes with their answers.
-        seconds: what all of it took, without the start of Python.
+        scenes: the scenes with their answers.
+        seconds: the time it took, without starting Python.
     """
 
     page: Path
     gallery: Path
     strips: tuple[Path, ...]
-    looks: tuple[Look, ...]
+    scenes: tuple[SceneResult, ...]
     seconds: float
 
     def __str__(self) -> str:
-        """What to say at the end, and what to try next."""
-        answers = [answer for look in self.looks for answer in look.answers]
+        """The figures, the files and what to try next."""
+        answers = [answer for scene in self.scenes for answer in scene.answers]
         hits = sum(bool(answer.on_object) for answer in answers)
         overlap = mean(answer.iou or 0.0 for answer in answers)
         return (
-            f"{len(answers)} prompts by sound, speech and text for objects in {len(self.looks)} scenes: "
+            f"{len(answers)} prompts by sound, speech and text for the objects of {len(self.scenes)} scenes: "
             f"the hottest pixel is on the object for {hits}, mean IoU {overlap:.2f} ({self.seconds:.1f} s)\n\n"
-            f"the page:     {self.page}\n"
+            f"the page:   {self.page}\n"
             f"the images: {self.gallery}, {self.strips[0].name} to {self.strips[-1].name}\n\n"
             "what to try next:\n"
-            '  avgrad localize PHOTO --text "a dog"   an image of your own; mini knows drawings like these only\n'
-            "  avgrad download imagebind_huge         ImageBind, which knows the real world"
+            '  avgrad localize PHOTO --text "a dog"   your own image; mini knows only drawings like these\n'
+            "  avgrad download imagebind_huge         ImageBind, for photographs"
         )
 
 
 def run(out: str | os.PathLike[str], progress: bool = True) -> Demo:
-    """Localizes prompts of all modalities in the sample scenes with the bundled model, and writes a page and images.
+    """Localizes prompts of all modalities in the sample scenes with the bundled model; writes a page and images.
 
     Args:
         out: folder for `index.html`, `gallery.png` and `scene_N.png`; made where it is missing.
@@ -71,16 +71,15 @@ def run(out: str | os.PathLike[str], progress: bool = True) -> Demo:
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     localizer = Localizer(load("mini"))
-    scenes = samples()
-    looks, strips = [], []
-    for number, sample in enumerate(tqdm(scenes, desc="looking", unit="scene", disable=not progress, leave=False)):
-        looks.append(look(localizer, sample, _absent(scenes, number), number))
-        strips.append(_save(folder / f"scene_{number + 1}.png", strip(looks[-1])))
-    montage = _save(folder / "gallery.png", _few_colours(gallery(looks)))
-    seconds = time.perf_counter() - start
-    document = page(looks, seconds)
-    written = write_atomic(folder / "index.html", lambda file: file.write(document.encode()))
-    return Demo(written, montage, tuple(strips), tuple(looks), time.perf_counter() - start)
+    shown = samples()
+    scenes, strips = [], []
+    for number, sample in enumerate(tqdm(shown, desc="localizing", unit="scene", disable=not progress, leave=False)):
+        scenes.append(localize_scene(localizer, sample, _absent(shown, number), number))
+        strips.append(_save(folder / f"scene_{number + 1}.png", strip(scenes[-1])))
+    montage = _save(folder / "gallery.png", _few_colours(gallery(scenes)))
+    document = page(scenes, time.perf_counter() - start)
+    written = write_atomic(folder / "index.html", document.encode())
+    return Demo(written, montage, tuple(strips), tuple(scenes), time.perf_counter() - start)
 
 
 def _absent(scenes: tuple[Sample, ...], number: int) -> SampleObject:
@@ -91,7 +90,7 @@ def _absent(scenes: tuple[Sample, ...], number: int) -> SampleObject:
 
 
 def _few_colours(image: Image.Image) -> Image.Image:
-    """The image in 256 colours, dithered: a third of the bytes, which suits a README."""
+    """The image in 256 colours, dithered: a third of the bytes."""
     palette = image.quantize(256, method=Image.Quantize.FASTOCTREE)
     return image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
 

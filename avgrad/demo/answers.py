@@ -1,4 +1,4 @@
-"""What was asked about a sample scene, and how good the answers are."""
+"""Prompts for the objects of a sample scene, and how well they are localized."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Answer:
     """One prompt in one scene.
 
     Attributes:
-        object: what was asked for.
-        modality: how.
-        index: which prompt of the scene's `Localization` it is.
+        obj: the object that the prompt is for.
+        modality: of the prompt.
+        index: of the prompt in the scene's `Localization`.
         score: cosine similarity of image and prompt, in [-1, 1].
         iou: intersection over union of the mask at 0.5 and the true mask; None for an object that is not in the scene.
-        on_thing: whether the hottest pixel is one of the object's; None for an object that is not in the scene.
+        on_object: whether the hottest pixel is on the object; None for an object that is not in the scene.
     """
 
     obj: SampleObject
@@ -35,21 +35,21 @@ class Answer:
 
     @property
     def words(self) -> str:
-        """What was asked, in words: of a sound, what it is of."""
+        """The prompt in words."""
         if self.modality == "audio":
             return f"the sound of the {self.obj.object_class}"
         return self.obj.phrase if self.modality == "speech" else self.obj.text
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """A sample scene and what was found in it.
+class SceneResult:
+    """A sample scene with its prompts' heatmaps.
 
     Attributes:
         sample: the scene.
         result: of all its prompts.
-        answers: for each object of the scene, in its order, one by each modality.
-        absent: the answer to a prompt for an object that is not there.
+        answers: one per object of the scene and modality.
+        absent: of a prompt for an object that is not in the scene.
     """
 
     sample: Sample
@@ -58,18 +58,18 @@ class Look:
     absent: Answer
 
     def answer(self, obj: SampleObject, modality: Modality) -> Answer:
-        """The answer for an object of the scene."""
+        """The answer to one prompt."""
         return next(answer for answer in self.answers if answer.obj is obj and answer.modality == modality)
 
 
-def look(localizer: Localizer, sample: Sample, absent: SampleObject, number: int) -> Look:
-    """Looks for everything in a scene, by sound, by spoken name and by text, and for one object that is not in it.
+def localize_scene(localizer: Localizer, sample: Sample, absent: SampleObject, number: int) -> SceneResult:
+    """Localizes every object of a scene by sound, speech and text, and one object that is not in it by one of them.
 
     Args:
-        localizer: of any model that understands sounds and texts.
+        localizer: of a model that takes sounds and texts.
         sample: the scene.
         absent: an object whose class is not in the scene.
-        number: of the scene; the modality of the absent object's prompt goes by it.
+        number: of the scene; the modality of the absent object's prompt cycles with it.
     """
     missing = MODALITIES[number % len(MODALITIES)]
     asked: dict[Modality, list[SampleObject]] = {
@@ -86,9 +86,9 @@ def look(localizer: Localizer, sample: Sample, absent: SampleObject, number: int
     for index, (modality, obj) in enumerate((m, obj) for m in MODALITIES for obj in asked[m]):
         score = float(result.scores[index])
         if obj is absent:
-            nothing = Answer(obj, modality, index, score)
+            missed = Answer(obj, modality, index, score)
             continue
         truth, (column, row) = obj.mask(), result.peak(index)
         iou = float((masks[index] & truth).sum() / (masks[index] | truth).sum())
         answers.append(Answer(obj, modality, index, score, iou, bool(truth[row, column])))
-    return Look(sample, result, tuple(answers), nothing)
+    return SceneResult(sample, result, tuple(answers), missed)

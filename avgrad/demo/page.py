@@ -1,4 +1,4 @@
-"""The demo's page: one HTML file with everything in it."""
+"""The demo's page: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from statistics import mean
 
 from PIL import Image
 
-from avgrad.demo.answers import MODALITIES, Answer, Look
-from avgrad.demo.images import OBJECTS, answer_image, log_mel_image, truth_image
+from avgrad.demo.answers import MODALITIES, Answer, SceneResult
+from avgrad.demo.images import OBJECTS, answer_image, truth_image
+from avgrad.drawing import log_mel_of_file
 
-_BY = {"audio": "heard", "speech": "said", "text": "written"}
+_BY = {"audio": "sound", "speech": "speech", "text": "text"}
 _PROMPTS = {"audio": "Sounds", "speech": "Spoken phrases", "text": "Texts"}
 
 _STYLE = """
@@ -59,7 +60,7 @@ figcaption { font-size: .88rem; color: var(--faint); }
 .asked { margin: 0; color: var(--ink); font-size: .98rem; overflow-wrap: anywhere; }
 .asked b { font-size: .7rem; text-transform: uppercase; letter-spacing: .07em; color: var(--accent);
   margin-right: .35rem; }
-.written .asked q { font-size: 1.25rem; }
+.text .asked q { font-size: 1.25rem; }
 .figures { margin: 0; display: flex; flex-wrap: wrap; gap: .1rem .9rem; font-variant-numeric: tabular-nums; }
 .figures b { color: var(--ink); }
 .good { color: var(--good); } .bad { color: var(--bad); }
@@ -89,20 +90,20 @@ code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fo
 
 _KEY = """<ul class="key">
 <li><svg width="26" height="10" aria-hidden="true"><rect width="26" height="10" rx="2" fill="#222"/><path d="M2 5h22"
-stroke="#fff" stroke-width="2.5"/></svg>the mask found: where the heatmap is above 0.5</li>
+stroke="#fff" stroke-width="2.5"/></svg>the found mask: where the heatmap is at least 0.5</li>
 <li><svg width="26" height="10" aria-hidden="true"><path d="M0 5h26" stroke="var(--truth)" stroke-width="3"
-stroke-dasharray="6 4"/></svg>the true outline, which the model never saw</li>
+stroke-dasharray="6 4"/></svg>the true mask, which the model never saw</li>
 <li><b>score</b>&ensp;cosine similarity of image and prompt</li>
-<li><b>IoU</b>&ensp;how far the found and the true mask agree, from 0 to 1</li>
+<li><b>IoU</b>&ensp;intersection over union of the found and the true mask, from 0 to 1</li>
 </ul>"""
 
 _NEXT = """<div class="next"><h2>What to try next</h2>
 <dl>
-<dt>Words in an image of your own (mini knows only drawings like these; the next line is for photographs):</dt>
+<dt>An image of your own (mini knows only drawings like these; for photographs see below):</dt>
 <dd><pre>avgrad localize PHOTO --text "a dog" --audio SOUND.wav</pre></dd>
-<dt>The real world: ImageBind, whose weights are CC-BY-NC 4.0, not for commercial use:</dt>
+<dt>Photographs: ImageBind, whose weights are CC-BY-NC 4.0, not for commercial use:</dt>
 <dd><pre>avgrad download imagebind_huge</pre></dd>
-<dt>The same from Python:</dt>
+<dt>In Python:</dt>
 <dd><pre>import avgrad
 
 localizer = avgrad.Localizer("mini")
@@ -112,21 +113,21 @@ result.overlay(0).show()</pre></dd>
 </dl></div>"""
 
 
-def page(looks: Sequence[Look], seconds: float) -> str:
+def page(scenes: Sequence[SceneResult], seconds: float) -> str:
     """The page.
 
     Args:
-        looks: the scenes with their answers.
-        seconds: what making them took.
+        scenes: the scenes with their answers.
+        seconds: the time that localizing them took.
 
     Returns:
-        HTML without anything from elsewhere: images and sounds are data: URIs.
+        HTML that loads nothing: images and sounds are data: URIs.
     """
-    answers = [answer for look in looks for answer in look.answers]
+    answers = [answer for scene in scenes for answer in scene.answers]
     lead = (
-        f"{len(answers) + len(looks)} prompts, {len(looks)} synthetic scenes, one small model "
-        f"({looks[0].result.model}), {seconds:.0f} seconds. Each heatmap is the model's answer to "
-        "a sound, a spoken phrase or a text; it was trained on which objects are in a scene, and never told where."
+        f"Synthetic scenes, localized by {scenes[0].result.model}, the small bundled model: "
+        f"{len(answers) + len(scenes)} prompts in {len(scenes)} scenes, {seconds:.0f} seconds. The prompts are sounds, "
+        "spoken phrases and texts. The model was trained on which objects are in a scene, never on where they are."
     )
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -138,24 +139,24 @@ def page(looks: Sequence[Look], seconds: float) -> str:
 </head>
 <body><main>
 <header class="top">
-<h1>Where in this image is the object that I hear, say or write?</h1>
+<h1>Where in this image is what I hear, say or write?</h1>
 <p class="lead">{escape(lead)}</p>
-{_table(looks)}
+{_table(scenes)}
 {_KEY}
 </header>
-{"".join(_section(look) for look in looks)}
+{"".join(_section(scene) for scene in scenes)}
 {_NEXT}
 </main></body>
 </html>
 """
 
 
-def _table(looks: Sequence[Look]) -> str:
-    """How good the answers are, a line for each modality."""
+def _table(scenes: Sequence[SceneResult]) -> str:
+    """Summary of the answers, a row for each modality."""
     lines = []
     for modality in MODALITIES:
-        answers = [answer for look in looks for answer in look.answers if answer.modality == modality]
-        absent = [look.absent.score for look in looks if look.absent.modality == modality]
+        answers = [answer for scene in scenes for answer in scene.answers if answer.modality == modality]
+        absent = [scene.absent.score for scene in scenes if scene.absent.modality == modality]
         cells = (
             _PROMPTS[modality],
             str(len(answers)),
@@ -165,75 +166,75 @@ def _table(looks: Sequence[Look]) -> str:
             f"{mean(absent):.2f}",
         )
         lines.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    titles = ("Prompts", "asked", "hottest pixel on the object", "mean IoU", "mean score", "score of absent objects")
+    titles = ("Prompts", "number", "hottest pixel on the object", "mean IoU", "mean score", "score of absent objects")
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     return f'<div class="table"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
-def _section(look: Look) -> str:
-    objects = [_a(obj.object_class) for obj in look.sample.objects]
+def _section(scene: SceneResult) -> str:
+    objects = [_a(obj.object_class) for obj in scene.sample.objects]
     listed = " and ".join([", ".join(objects[:-1]), objects[-1]]) if len(objects) > 1 else objects[0]
     rows = []
-    for obj, colour in zip(look.sample.objects, OBJECTS, strict=False):
-        tiles = "".join(_tile(look, look.answer(obj, modality)) for modality in MODALITIES)
+    for obj, colour in zip(scene.sample.objects, OBJECTS, strict=False):
+        tiles = "".join(_tile(scene, scene.answer(obj, modality)) for modality in MODALITIES)
         style = f"--object: rgb{colour}"
         title = f"<h3><i></i>{escape(obj.object_class)}</h3>"
         rows.append(f'<div class="object" style="{style}">{title}<div class="row">{tiles}</div></div>')
     return f"""<section>
 <div class="scene">
-<header><h2>{escape(look.sample.title)}</h2><p>{escape(listed[0].upper() + listed[1:])}.</p></header>
-<figure>{_image(look.result.image, f"The scene: {listed}.")}<figcaption>the scene</figcaption></figure>
-<figure>{_image(truth_image(look), f"True masks of {listed}.")}<figcaption>the true masks</figcaption></figure>
+<header><h2>{escape(scene.sample.title)}</h2><p>{escape(listed[0].upper() + listed[1:])}.</p></header>
+<figure>{_image(scene.result.image, f"The scene: {listed}.")}<figcaption>the scene</figcaption></figure>
+<figure>{_image(truth_image(scene), f"True masks of {listed}.")}<figcaption>the true masks</figcaption></figure>
 </div>
 <div>
 {"".join(rows)}
-{_absent(look)}
+{_absent(scene)}
 </div>
 </section>
 """
 
 
-def _tile(look: Look, answer: Answer) -> str:
-    where = "on" if answer.on_object else "beside"
+def _tile(scene: SceneResult, answer: Answer) -> str:
+    where = "on" if answer.on_object else "not on"
     alt = (
-        f"Heatmap of {answer.words}: the mask found overlaps the {answer.obj.object_class} with an IoU of "
+        f"Heatmap of {answer.words}: the found mask overlaps the {answer.obj.object_class} with an IoU of "
         f"{answer.iou:.2f}, the hottest pixel is {where} it."
     )
     style = "good" if answer.on_object else "bad"
-    verdict = f'<span class="{style}">hottest {where} the {escape(answer.obj.object_class)}</span>'
-    return f"""<figure class="answer {_BY[answer.modality]}">{_image(answer_image(look, answer), alt)}
+    verdict = f'<span class="{style}">hottest pixel {where} the {escape(answer.obj.object_class)}</span>'
+    return f"""<figure class="answer {_BY[answer.modality]}">{_image(answer_image(scene, answer), alt)}
 <figcaption>{_asked(answer)}
 <p class="figures"><span>score <b>{answer.score:.2f}</b></span><span>IoU <b>{answer.iou:.2f}</b></span>{verdict}</p>
 </figcaption></figure>"""
 
 
-def _absent(look: Look) -> str:
-    """The prompt for what is not there, and what its score tells beside those of what is."""
-    answer = look.absent
-    present = [other.score for other in look.answers if other.modality == answer.modality]
+def _absent(scene: SceneResult) -> str:
+    """The prompt for an object that is not in the scene, and its score compared with those of objects that are."""
+    answer = scene.absent
+    present = [other.score for other in scene.answers if other.modality == answer.modality]
     below = sum(answer.score < score for score in present)
     compared = (
-        f"lower than all {len(present)} of what is there"
+        f"lower than those of all {len(present)} objects in the scene"
         if below == len(present)
-        else f"lower than {below} of the {len(present)} of what is there"
+        else f"lower than those of {below} of the {len(present)} objects in the scene"
     )
     alt = f"Heatmap of {answer.words}, which is not in the scene."
     return f"""<div class="absent"><h3>Not in this image: {escape(_a(answer.obj.object_class))}</h3>
-<figure class="answer {_BY[answer.modality]}">{_image(answer_image(look, answer), alt)}
+<figure class="answer {_BY[answer.modality]}">{_image(answer_image(scene, answer), alt)}
 <figcaption>{_asked(answer)}
 <p class="figures"><span>score <b>{answer.score:.2f}</b>, {compared}</span></p>
-<span>A heatmap always has a hottest place. Whether the object is there at all is what the score tells.</span>
+<span>A heatmap is min-max normalized, so something is always hot. The score tells whether the object is there.</span>
 </figcaption></figure></div>"""
 
 
 def _asked(answer: Answer) -> str:
-    """The prompt: its words, and the sound with its image."""
+    """The prompt: its words, and a sound's player and spectrogram."""
     words = escape(answer.words) if answer.modality == "audio" else f"<q>{escape(answer.words)}</q>"
     asked = f'<p class="asked"><b>{_BY[answer.modality]}</b>{words}</p>'
     if answer.modality == "text":
         return asked
     sound = answer.obj.sound if answer.modality == "audio" else answer.obj.speech
-    mel = _image(log_mel_image(sound, (320, 64)), f"Log-mel spectrogram of {answer.words}.", "mel")
+    mel = _image(log_mel_of_file(sound, (320, 64)), f"Log-mel spectrogram of {answer.words}.", "mel")
     return f'{asked}{mel}<audio controls preload="metadata" src="{_audio(sound)}"></audio>'
 
 

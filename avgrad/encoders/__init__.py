@@ -1,1 +1,1 @@
-"""What turns a sound, a text or an image into the numbers that a network takes."""
+"""Checked images, sounds and texts to what a network takes: pixels, spectrograms, token ids."""

@@ -59,9 +59,9 @@ def log_mel(waveform: torch.Tensor) -> torch.Tensor:
     """
     from torchaudio.compliance.kaldi import fbank
 
-    centred = _audible_first(waveform - waveform.mean())[:1]
+    centered = _audible_first(waveform - waveform.mean())[:1]
     features = fbank(
-        F.pad(centred, (0, max(_WINDOW_SAMPLES - centred.shape[1], 0))),
+        F.pad(centered, (0, max(_WINDOW_SAMPLES - centered.shape[1], 0))),
         htk_compat=True,
         sample_frequency=SAMPLE_RATE,
         use_energy=False,
@@ -76,7 +76,7 @@ def log_mel(waveform: torch.Tensor) -> torch.Tensor:
 
 
 def _audible_first(waveform: torch.Tensor) -> torch.Tensor:
-    """Put the loudest channel first if the first one is silent, in which the original would hear nothing."""
+    """Put the loudest channel first if the first one is silent, which is all that the original uses."""
     spread = waveform.amax(1) - waveform.amin(1)
     return waveform.roll(-int(spread.argmax()), 0) if spread[0] == 0 else waveform
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avgrad.errors import InputError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -17,6 +19,25 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 # A whole image keeps its proportions up to this one, so that a panorama does not ask for endless tokens.
 MAX_ASPECT = 3.0
+
+
+def center_crop(image: Image.Image, size: int, resampling: str = "bicubic") -> Image.Image:
+    """The short side resized to `size` pixels, then the central square, with torchvision's rounding.
+
+    Args:
+        image: any mode.
+        size: side of the square in pixels.
+        resampling: "bicubic", "bilinear" or "nearest".
+    """
+    from PIL import Image
+
+    width, height = image.size
+    short = min(width, height)
+    # torchvision's Resize truncates the length of the long side, and its CenterCrop rounds
+    lengths = int(size * width / short), int(size * height / short)
+    resized = image.resize(lengths, Image.Resampling[resampling.upper()])
+    left, top = (round((length - size) / 2.0) for length in resized.size)
+    return resized.crop((left, top, left + size, top + size))
 
 
 @dataclass(frozen=True)
@@ -28,7 +49,8 @@ class Preprocess:
         patch_size: side of a patch in pixels.
         mean, std: of each channel, for pixels in [0, 1].
         resampling: "bicubic" or "bilinear".
-        squash: whether the original preprocessing stretches an image to a square instead of cropping it.
+        squash: whether the original preprocessing squashes an image to a square instead of cropping it.
+        image_size: the only height and width that the model takes; None where it takes any multiple of its patches.
     """
 
     size: int
@@ -37,6 +59,7 @@ class Preprocess:
     std: tuple[float, ...] = CLIP_STD
     resampling: str = "bicubic"
     squash: bool = False
+    image_size: tuple[int, int] | None = None
 
     def __call__(self, image: Image.Image) -> Tensor:
         """The original models' way: the short side to `size`, then the central square (or squashed to a square).
@@ -49,15 +72,11 @@ class Preprocess:
         """
         if self.squash:
             return self._normalize(self._resize(image, (self.size, self.size)))
-        width, height = image.size
-        short = min(width, height)
-        # torchvision's Resize cuts the long side's length off where it is fractional, and CenterCrop rounds
-        resized = self._resize(image, (int(self.size * width / short), int(self.size * height / short)))
-        left, top = (round((side - self.size) / 2.0) for side in resized.size)
-        return self._normalize(resized.crop((left, top, left + self.size, top + self.size)))
+        return self._normalize(center_crop(image, self.size, self.resampling))
 
     def whole(self, image: Image.Image, size: int | None = None) -> Tensor:
-        """The whole image, its proportions kept: no part of it is cut off, so a heatmap covers all of it.
+        """The whole image: no part of it is cut off, so a heatmap covers all of it. Its proportions are kept, but for
+        models that take one size alone.
 
         Args:
             image: RGB.
@@ -65,7 +84,16 @@ class Preprocess:
 
         Returns:
             `[3, h, w]`, float32; h and w are multiples of the patch size, the long side at most 3 times the short one.
+
+        Raises:
+            InputError: a size for a model that takes one size alone.
         """
+        if self.image_size is not None:
+            if size not in (None, min(self.image_size)):
+                raise InputError(
+                    f"size={size} is not accepted: this model takes images of {self.image_size} pixels alone"
+                )
+            return self._normalize(self._resize(image, self.image_size[::-1]))
         width, height = image.size
         short = max(1, round((size or self.size) / self.patch_size))
         aspect = min(max(width, height) / min(width, height), MAX_ASPECT)

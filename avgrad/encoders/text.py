@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avgrad.errors import MediaError
+from avgrad.errors import PromptError
+
+BATCH = 256  # texts encoded at once, which bounds the memory
 
 
 class TextEncoder(Protocol):
-    """A model that understands text."""
+    """A model with a text tower."""
 
     def encode_text(self, texts: Sequence[str]) -> Tensor: ...
 
@@ -43,37 +46,52 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     """The texts, stripped.
 
     Raises:
-        MediaError: a text that is none, or is empty.
+        PromptError: a text that is no string, is empty or is not valid Unicode.
     """
     for text in texts:
         if not isinstance(text, str):
-            raise MediaError(f"a text prompt is {type(text).__name__}; a string such as 'a dog' is expected")
+            raise PromptError(f"text is of type {type(text).__name__}; a string such as 'a dog' is expected")
         if not text.strip():
-            raise MediaError("a text prompt is empty; words such as 'a dog' are expected")
+            raise PromptError("text is empty; give at least one word")
+        if any("\ud800" <= character <= "\udfff" for character in text):  # how Python keeps bytes that are not UTF-8
+            raise PromptError(f"text {text!a} is not valid Unicode; UTF-8 text is expected")
     return [text.strip() for text in texts]
 
 
-def encode_labels(model: TextEncoder, labels: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
+def check_templates(templates: str | Sequence[str]) -> list[str]:
+    """The templates around a label, as a list.
+
+    Raises:
+        PromptError: no template, or one without `{}`.
+    """
+    given = [templates] if isinstance(templates, str) else list(templates)
+    if not given:
+        raise PromptError("templates are empty; give at least one, such as 'a photo of a {}'")
+    for template in given:
+        if not isinstance(template, str) or "{}" not in template:
+            raise PromptError(f"template {template!r} has no {{}} where the label goes, as in 'a photo of a {{}}'")
+    return given
+
+
+def encode_labels(model: TextEncoder, labels: Sequence[str], templates: str | Sequence[str] = "{}") -> Tensor:
     """One embedding per label: the mean of the unit-norm embeddings of its templates, normalized again.
 
     Args:
         model: has `encode_text`.
         labels: P labels, such as "dog".
-        templates: texts with `{}` where the label goes, such as "a photo of a {}".
+        templates: a text, or several, with `{}` where the label goes, such as "a photo of a {}".
 
     Returns:
         Unit-norm `[P, D]`, float32.
 
     Raises:
-        MediaError: an empty label, or a template without `{}`.
+        PromptError: an empty label, or a template without `{}`.
     """
-    labels = check_texts(labels)
-    for template in templates:
-        if "{}" not in template:
-            raise MediaError(f"the template {template!r} has no {{}} where the label goes, as in 'a photo of a {{}}'")
-    texts = [template.replace("{}", label) for label in labels for template in templates]
-    embeddings = model.encode_text(texts).unflatten(0, (len(labels), len(templates)))
+    given, templates = check_texts(labels), check_templates(templates)
+    texts = [template.replace("{}", label) for label in given for template in templates]
+    parts = [model.encode_text(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
+    embeddings = torch.cat(parts).unflatten(0, (len(given), len(templates)))
     return F.normalize(embeddings.mean(1), dim=-1) if len(templates) > 1 else embeddings[:, 0]
 
 
-__all__ = ["TextEncoder", "check_texts", "encode_labels", "tokenize"]
+__all__ = ["TextEncoder", "check_templates", "check_texts", "encode_labels", "tokenize"]

@@ -135,6 +135,19 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
+def normalizes_first(view: ViTView) -> bool:
+    """Whether maps are min-max normalized before they are upsampled: for models that pool by attention (not CoCa), as
+    in the released code."""
+    return view.is_corrected
+
+
+def normalized(maps: Tensor, size: tuple[int, int], first: bool) -> Tensor:
+    """Maps `[B, P, gh, gw]` upsampled and min-max normalized: normalized first, or afterwards."""
+    if first:
+        return upsample(min_max(maps), size)
+    return _min_max_(upsample(maps, size))  # a hundred maps are large, so they are not copied
+
+
 def finish(
     view: ViTView, maps: Tensor, size: tuple[int, int], threshold: float | None = None, normalize: bool = True
 ) -> Tensor:
@@ -154,10 +167,7 @@ def finish(
     if threshold is not None:
         maps, empty = maps[:, :-1], min_max(maps[:, -1:])
         maps = maps.masked_fill(empty > threshold, 0)
-    if view.is_corrected:
-        return upsample(min_max(maps) if normalize else maps, size)
-    maps = upsample(maps, size)
-    return _min_max_(maps) if normalize else maps  # a hundred maps are large, so they are not copied
+    return normalized(maps, size, normalizes_first(view)) if normalize else upsample(maps, size)
 
 
 def check_pixels(view: ViTView, pixels: Tensor) -> None:

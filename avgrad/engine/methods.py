@@ -133,6 +133,42 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         raise InputError(f"backward_dtype={options['backward_dtype']} is neither None nor torch.bfloat16")
 
 
+def parse_option(name: str, text: str) -> tuple[str, Any]:
+    """A method's option written as text, `option=value`; the value is of the type of the option's default.
+
+    Args:
+        name: of the method.
+        text: such as "relu=false" or "backward_dtype=bfloat16"; "none" is None.
+
+    Raises:
+        InputError: the method has no such option, or the value is of another type.
+
+    >>> parse_option("legrad", "relu=false")
+    ('relu', False)
+    """
+    option, equals, value = (part.strip() for part in text.partition("="))
+    if not equals:
+        raise InputError(f"option {text!r} is not of the form name=value, such as relu=false")
+    known = get_method(name).options
+    if option not in known:
+        raise InputError(f"method {name!r} has no option {option!r}; its options: {', '.join(known) or 'none'}")
+    default = known[option]
+    if isinstance(default, bool):
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if value.lower() not in words:
+            raise InputError(f"option {text!r}: {value!r} is not true or false")
+        return option, words[value.lower()]
+    if isinstance(default, int | float):
+        try:
+            return option, type(default)(value)
+        except ValueError:
+            raise InputError(f"option {text!r}: {value!r} is not a number") from None
+    if value.lower() == "none":
+        return option, None
+    dtype = getattr(torch, value, None)
+    return option, dtype if isinstance(dtype, torch.dtype) else value
+
+
 # ------------------------------------------------------------------ layers and pooling
 
 

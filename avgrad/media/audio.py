@@ -159,7 +159,7 @@ class Audio:
         return torch.from_numpy(np.ascontiguousarray(samples))
 
     def read_clips(self, ranges: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
-        """Decode several pieces (each distinct one once) and make sure that there is something to hear.
+        """Decode several pieces (each distinct one once) and check that they are not silent.
 
         Args:
             ranges: first frame and frame after the last one of each piece.
@@ -222,7 +222,7 @@ def open_audio(
         raise
     except Exception as error:  # soundfile and PyAV raise errors of many types on damaged files
         raise MediaError(
-            f"{file.name} looks like {file.signature.description} but is damaged or of an unsupported kind; "
+            f"{file.name} looks like {file.signature.description} but is damaged or in an unsupported encoding; "
             f"{_ACCEPTED} is accepted."
         ) from error
     try:

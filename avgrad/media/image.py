@@ -1,4 +1,4 @@
-"""Images: files, bytes, PIL images and arrays become upright 8-bit RGB images."""
+"""Images: files, bytes, PIL images, arrays and tensors become upright 8-bit RGB images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import warnings
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 
 from avgrad.errors import MediaError
@@ -16,18 +17,19 @@ MAX_PIXELS = 100_000_000
 MAX_ASPECT_RATIO = 100
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _IMAGES = ("JPEG image", "PNG image", "WebP image", "GIF image", "BMP image")
-_ACCEPTED = "a JPEG, PNG, WebP, GIF or BMP image, its bytes, a PIL image or a uint8 array [h, w, 3]"
+_ACCEPTED = "a JPEG, PNG, WebP, GIF or BMP image, its bytes, a PIL image, an array [H, W, 3] or a tensor [3, H, W]"
 
 
-def load_image(source: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -> Image.Image:
+def load_image(source: str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor) -> Image.Image:
     """Load an image, upright and in 8-bit RGB.
 
     The EXIF orientation is applied, transparent pixels are laid over white (as on a web page), 16-bit
-    samples keep their upper 8 bits, of an animation the first frame is taken, colour profiles are ignored.
+    samples keep their upper 8 bits, of an animation the first frame is taken, color profiles are ignored.
 
     Args:
-        source: a path or the bytes of a JPEG, PNG, WebP, GIF or BMP file; a PIL image; or a uint8 array of
-            shape [height, width, 3] (RGB), [height, width, 4] (RGBA) or [height, width] (grey).
+        source: a path or the bytes of a JPEG, PNG, WebP, GIF or BMP file; a PIL image; an array [H, W, 3] (RGB),
+            [H, W, 4] (RGBA) or [H, W] (gray); or a tensor [3, H, W], [4, H, W] or [H, W]. Arrays and tensors are uint8
+            (0 to 255) or floating-point (0 to 1, rounded to 8 bits).
 
     Returns:
         A new image in mode "RGB".
@@ -37,7 +39,9 @@ def load_image(source: str | os.PathLike[str] | bytes | Image.Image | np.ndarray
             more than `MAX_ASPECT_RATIO` times as long as it is wide.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source, "the given array", "[H, W, 3], [H, W, 4] or [H, W]")
+    if isinstance(source, torch.Tensor):
+        return _from_tensor(source)
     if isinstance(source, Image.Image):
         name = os.path.basename(str(getattr(source, "filename", ""))) or "the given PIL image"
         return _convert(source, name)
@@ -71,16 +75,30 @@ def _check_size(width: int, height: int, name: str) -> None:
         )
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
-    name = "the given array"
-    if array.dtype != np.uint8:
-        raise MediaError(f"{name} is of type {array.dtype}; uint8 with values from 0 to 255 is accepted.")
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+def _from_tensor(tensor: torch.Tensor) -> Image.Image:
+    name, shapes = "the given tensor", "[3, H, W], [4, H, W] or [H, W]"
+    if tensor.ndim == 3 and tensor.shape[0] not in (3, 4):
+        raise MediaError(f"{name} has the shape {list(tensor.shape)}; {shapes} is accepted.")
+    values = tensor.detach().cpu()
+    array = (values.float() if values.is_floating_point() else values).numpy()
+    return _from_array(np.moveaxis(array, 0, -1) if array.ndim == 3 else array, name, shapes)
+
+
+def _from_array(array: np.ndarray, name: str, shapes: str) -> Image.Image:
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise MediaError(
-            f"{name} has the shape {list(array.shape)}; "
-            "[height, width, 3], [height, width, 4] or [height, width] is accepted."
+            f"{name} is of type {array.dtype}; uint8 from 0 to 255 or floating-point values from 0 to 1 are accepted."
         )
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise MediaError(f"{name} has the shape {list(array.shape)}; {shapes} is accepted.")
     _check_size(array.shape[1], array.shape[0], name)
+    if array.dtype != np.uint8:
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 1):  # also where there is a NaN
+            raise MediaError(
+                f"{name} has floating-point values from {low:.4g} to {high:.4g}; values from 0 to 1 are accepted."
+            )
+        array = np.rint(array.astype(np.float32) * 255).astype(np.uint8)
     return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
 
 
@@ -105,7 +123,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # Pillow would clip 16-bit grey at 255.
+        # Pillow would clip 16-bit gray at 255.
         samples = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
         image = Image.fromarray(samples.astype(np.uint8))
     if image.mode == "F":

@@ -160,7 +160,7 @@ class ContainerReader:
         for frame in frames:
             if frame.sample_rate != self.sample_rate or len(frame.layout.channels) != self.num_channels:
                 raise MediaError(
-                    f"{self._name} changes its sample rate or its channels midway; a sound of one kind is accepted."
+                    f"{self._name} changes its sample rate or channels midway; a sound that keeps them is accepted."
                 )
             position = self._position(frame.pts) if frame.pts is not None else expected
             if position is None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from numbers import Real
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
 
 from avgrad.errors import MediaError
 
@@ -65,7 +70,7 @@ _PREFIXES: tuple[tuple[int, bytes, Signature], ...] = (
 )
 
 
-def _recognise(head: bytes) -> Signature | None:
+def _recognize(head: bytes) -> Signature | None:
     for offset, prefix, signature in _PREFIXES:
         if head.startswith(prefix, offset):
             return signature
@@ -150,4 +155,30 @@ def open_source(source: object, name: str | None, accepted: str) -> Source:
             raise
         reason = getattr(error, "strerror", None) or str(error)
         raise MediaError(f"{name} cannot be read ({reason}); {accepted} is accepted.") from error
-    return Source(name, content, size, head, _recognise(head) or (MP3 if tagged else None))
+    return Source(name, content, size, head, _recognize(head) or (MP3 if tagged else None))
+
+
+def as_list(value: Any) -> list[Any]:
+    """One source or several, as a list; None is none. A pair of a waveform and its sample rate is one sound.
+
+    >>> as_list("dog.wav"), as_list(("dog.wav", "cat.wav")), as_list(([0.1, 0.2], 16_000))
+    (['dog.wav'], ['dog.wav', 'cat.wav'], [([0.1, 0.2], 16000)])
+    """
+    if value is None:
+        return []
+    if isinstance(value, tuple) and len(value) == 2:
+        waveform, sample_rate = value
+        if isinstance(waveform, np.ndarray | torch.Tensor) or isinstance(sample_rate, Real):
+            return [value]
+    several = isinstance(value, Iterable) and not isinstance(
+        value, str | bytes | bytearray | os.PathLike | np.ndarray | torch.Tensor | Mapping
+    )
+    return list(value) if several else [value]
+
+
+def source_name(source: Any) -> str:
+    """What a source is called: the name of its file, or nothing."""
+    if not isinstance(source, str | os.PathLike):
+        source = getattr(source, "filename", "")  # an image that Pillow opened
+    name = os.path.basename(os.fsdecode(source)) if isinstance(source, str | os.PathLike) else ""
+    return os.fsencode(name).decode(errors="replace")  # names of files need not be UTF-8

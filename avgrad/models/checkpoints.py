@@ -8,8 +8,9 @@ import pickle
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from platformdirs import user_cache_path
@@ -17,15 +18,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from avgrad.errors import CheckpointError
+from avgrad.errors import CheckpointError, out_of_memory
+from avgrad.models.model import Calibration
 
 ACCEPTED = "an ImageBind checkpoint (.pth or .safetensors) is accepted"
 MENDING = "fetch it with `avgrad download imagebind_huge` or name one with `--checkpoint FILE`"
 BUFFER_BYTES = 1 << 22
 
 
-def not_loaded(name: str, error: Exception) -> CheckpointError:
-    """What to raise where another library could not fetch or read a model's weights, whatever it raised itself."""
+def not_loaded(name: str, error: Exception) -> Exception:
+    """What to raise where another library could not fetch or read a model's weights, whatever it raised itself.
+
+    Returns:
+        A CheckpointError; the error itself where there was not enough memory.
+    """
+    if out_of_memory(error):
+        return error
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return CheckpointError(f"the weights of {name} could not be loaded: {reason}")
 
@@ -121,7 +129,8 @@ def byte_offsets(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) ->
 
     Returns:
         Offsets in bytes; keys are left out whose tensor is not one run of the file's bytes, as where a
-        transposed tensor or one of the other byte order was saved.
+        transposed tensor or one of the other byte order was saved, and all of a `.pth` file where torch is too old to
+        tell.
     """
     with open(path, "rb", buffering=0) as file:
         head = file.read(8)
@@ -208,6 +217,8 @@ def _open_zip(path: Path) -> dict[str, Tensor]:
             "save the model's state dict alone"
         ) from error
     except Exception as error:  # what a damaged pickle raises is not bounded by anything
+        if out_of_memory(error):
+            raise
         reason = str(error).split("\n")[0]
         raise CheckpointError(f"{path} is a zip file but no intact checkpoint ({reason}); {ACCEPTED}") from error
     content = _state_dict(content)
@@ -245,28 +256,39 @@ def check_layout(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[in
             raise CheckpointError(f"{key} in {source} is of type {found.dtype}; a floating-point type is expected")
 
 
-def read_configuration(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[int] | None]:
-    """What the metadata of a safetensors file say of the model's shape, as `scenes.train` writes them.
+class Configuration(NamedTuple):
+    """What the metadata of a checkpoint say of its model.
 
-    Returns:
-        Configuration keywords, and the CLIP token ids of a trimmed vocabulary; `{}` and None where a file says nothing.
+    Attributes:
+        config: configuration keywords.
+        vocabulary: CLIP token ids of a trimmed vocabulary; None for all of them.
+        calibration: turns a score into a probability; None where the training did not learn one.
+    """
+
+    config: dict[str, Any]
+    vocabulary: list[int] | None
+    calibration: Calibration | None
+
+
+def read_configuration(path: str | os.PathLike[str]) -> Configuration:
+    """What the metadata of a safetensors file say of its model, as `training.train` writes them; else nothing.
 
     Raises:
         CheckpointError: the metadata are not what is expected.
     """
     path = Path(path)
-    if not path.is_file():  # said by `read_checkpoint`
-        return {}, None
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError):  # not a safetensors file
-        return {}, None
+    metadata: dict[str, str] = {}
+    with suppress(OSError, SafetensorError):  # no such file, or of another format: `read_checkpoint` reports it
+        if path.is_file():  # reading a pipe or a device might never end
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
     try:
         entry = json.loads(metadata.get("avgrad", "{}"))
         config, vocabulary = entry.get("config", {}), entry.get("vocabulary")
-    except (ValueError, AttributeError):
-        config, vocabulary = None, None
-    if not isinstance(config, dict) or not (vocabulary is None or isinstance(vocabulary, list)):
-        raise CheckpointError(f"the metadata of {path} describe no ImageBind model; {ACCEPTED}")
-    return config, vocabulary
+        calibrated = "scale" in entry and "bias" in entry
+        calibration = Calibration(float(entry["scale"]), float(entry["bias"])) if calibrated else None
+        if not isinstance(config, dict) or not (vocabulary is None or isinstance(vocabulary, list)):
+            raise TypeError
+    except (ValueError, AttributeError, TypeError):
+        raise CheckpointError(f"the metadata of {path} describe no ImageBind model; {ACCEPTED}") from None
+    return Configuration(config, vocabulary, calibration)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +23,10 @@ from avgrad.engine.norms import Norm
 from avgrad.engine.parts import Linear
 from avgrad.engine.view import ViTView
 from avgrad.errors import CheckpointError
-from avgrad.media import open_audio
-from avgrad.models.checkpoints import check_layout, read_checkpoint, read_configuration
+from avgrad.media import Audio, open_audio
+from avgrad.models.checkpoints import check_layout, checkpoint_path, read_checkpoint, read_configuration
+from avgrad.models.model import Calibration
+from avgrad.models.registry import TOWERS, Entry, Family, Source, family
 from avgrad.models.towers import (
     EPS,
     AudioStem,
@@ -39,7 +42,7 @@ from avgrad.models.towers import (
 if TYPE_CHECKING:
     from PIL import Image
 
-TOWERS = ("vision", "audio", "text")
+MINI = Path(__file__).with_name("mini") / "mini.safetensors"
 
 
 class ImageBind(nn.Module):
@@ -53,6 +56,7 @@ class ImageBind(nn.Module):
         name: what `avgrad.load` calls the model.
         vocabulary: CLIP token ids that the text tower knows, ascending, where its vocabulary is a trimmed one; its own
             ids are their places in this list, and other tokens become the first. None: CLIP's whole vocabulary.
+        calibration: turns a score into the probability that the object is in the image, where the training learned it.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class ImageBind(nn.Module):
         towers: Sequence[str] = TOWERS,
         name: str = "imagebind",
         vocabulary: Sequence[int] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         super().__init__()
         unknown = set(towers) - set(TOWERS)
@@ -68,6 +73,7 @@ class ImageBind(nn.Module):
             raise ValueError(f"unknown tower {min(unknown)!r}; there are {', '.join(TOWERS)}")
         self.config = config = config or ImageBindConfig()
         self.name, self.vocabulary = name, None if vocabulary is None else list(vocabulary)
+        self.calibration = calibration
         self.towers = tuple(tower for tower in TOWERS if tower in towers)
         self.preprocess = Preprocess(size=config.image_size, patch_size=config.kernel_size[-1])
         stems: dict[str, nn.Module] = {}
@@ -157,14 +163,14 @@ class ImageBind(nn.Module):
             CheckpointError: there is no such file, it is no checkpoint, or a tensor is missing or has another shape
                 than the configuration asks for.
         """
-        stored, vocabulary = read_configuration(path)
+        stored = read_configuration(path)
         try:
-            shape = ImageBindConfig.from_names({**stored, **config})
+            shape = ImageBindConfig.from_names({**stored.config, **config})
         except TypeError as error:
-            if set(stored) <= set(config):  # the caller's own mistake
+            if set(stored.config) <= set(config):  # the caller's own mistake
                 raise
             raise CheckpointError(f"the metadata of {path} describe another model: {error}") from None
-        model = cls(shape, towers, name, vocabulary)
+        model = cls(shape, towers, name, stored.vocabulary, stored.calibration)
         model.load_state_dict(read_checkpoint(path, model.shapes, dtype, device), assign=True)
         return model.eval().requires_grad_(False)
 
@@ -310,6 +316,14 @@ class ImageBind(nn.Module):
             clips = clips[:1]
         return F.normalize(self.tower("audio", clips.to(self.device, self.dtype)).float().mean(0), dim=-1)
 
+    def encode_sound(self, sound: Audio) -> Tensor:
+        """The unit-norm embedding `[D]`, float32, of an open sound: the mean of its three clips'.
+
+        Raises:
+            MediaError: the sound is damaged, silent or not finite.
+        """
+        return self.encode_clips(log_mel_clips(sound))
+
     def encode_audio(self, waveform: Tensor | np.ndarray[Any, Any], sample_rate: int) -> Tensor:
         """The unit-norm embedding of a sound: the mean of its three clips'.
 
@@ -323,7 +337,7 @@ class ImageBind(nn.Module):
         Raises:
             MediaError: the waveform is empty, silent, not finite or shorter than 25 ms.
         """
-        return self.encode_clips(log_mel_clips(open_audio((waveform, sample_rate))))
+        return self.encode_sound(open_audio((waveform, sample_rate)))
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -344,3 +358,24 @@ class ImageBind(nn.Module):
     def pixels(self, image: Image.Image) -> Tensor:
         """The original's preprocessing: short side to the model's size, centre crop; `[3, size, size]`."""
         return self.preprocess(image)
+
+
+@family("mini", "imagebind_huge")
+class ImageBindFamily(Family):
+    """The bundled model, and the published ImageBind."""
+
+    def load(
+        self, name: str, *, checkpoint: Source | None, device: torch.device, dtype: torch.dtype, towers: Sequence[str]
+    ) -> ImageBind:
+        path = checkpoint or (MINI if name == "mini" else checkpoint_path(name))
+        return ImageBind.from_checkpoint(path, towers=towers, dtype=dtype, device=device, name=name)
+
+    def names(self) -> list[str]:
+        return ["mini", "imagebind_huge"]
+
+    def entries(self) -> list[Entry]:
+        here = checkpoint_path("imagebind_huge").exists()
+        return [
+            Entry("mini", ("audio", "text"), "here (bundled)"),
+            Entry("imagebind_huge", ("audio", "text"), "here" if here else "`avgrad download imagebind_huge`"),
+        ]

@@ -1,8 +1,8 @@
 """Synthetic audio-visual scenes with exact masks: images, sounds, speech and texts about a few classes.
 
-Everything is drawn from a `numpy.random.Generator` and nothing from anywhere else. Numbered series of scenes
-come from `scene_rng(domain, seed, index)`: what is trained on and what is tested on use different domains, so
-no scene is in both, whatever the seeds are.
+All randomness comes from a `numpy.random.Generator`. Numbered series of scenes come from
+`scene_rng(domain, seed, index)`: training and test data use different domains, so that no scene is in both, whatever
+the seeds are.
 """
 
 from avgrad.scenes.classes import CLASSES, ObjectClass, class_index

@@ -23,18 +23,18 @@ def _near(rng: np.random.Generator, colour: Field, spread: float) -> Field:
     return near
 
 
-def _enlarge(grid: Field, size: int, smooth: bool = True) -> Field:
+def _upsample(grid: Field, size: int, smooth: bool = True) -> Field:
     """Resamples a [h, w] field to [size, size]."""
     method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(grid).resize((size, size), method))
 
 
 def noise_field(rng: np.random.Generator, size: int, octaves: tuple[int, ...], persistence: float = 0.6) -> Field:
-    """Returns value noise [size, size], about -0.5 to 0.5 and more: an octave for each grid size."""
+    """Value noise [size, size], roughly in [-0.5, 0.5], with one octave per grid size."""
     total = np.zeros((size, size), dtype=np.float32)
     weight = 1.0
     for cells in octaves:
-        total += weight * _enlarge(rng.random((cells, cells), dtype=np.float32) - 0.5, size)
+        total += weight * _upsample(rng.random((cells, cells), dtype=np.float32) - 0.5, size)
         weight *= persistence
     return total
 
@@ -68,13 +68,13 @@ def gradient(rng: np.random.Generator, size: int) -> Field:
 
 
 def cloudy(rng: np.random.Generator, size: int) -> Field:
-    """Smooth two-colour noise over several octaves."""
+    """Smooth noise of two colours over several octaves."""
     weight = 0.5 + 1.1 * noise_field(rng, size, (3, 6, 12, 24, 48), rng.uniform(0.5, 0.85))
     return _blend(weight, _colour(rng), _colour(rng))
 
 
 def photographic(rng: np.random.Generator, size: int) -> Field:
-    """Noise with the 1/f spectrum of photographs, each channel partly its own."""
+    """Noise with a 1/f spectrum as in photographs, partly independent for each channel."""
     shared = noise_field(rng, size, (2, 4, 8, 16, 32, 64), 0.75)
     hues = np.stack([noise_field(rng, size, (3, 9, 27), 0.7) for _ in range(3)], -1)
     image: Field = _colour(rng, 0.35, 0.75) + rng.uniform(0.5, 0.9) * shared[..., None]
@@ -92,7 +92,7 @@ def stripes(rng: np.random.Generator, size: int) -> Field:
 
 
 def checks(rng: np.random.Generator, size: int) -> Field:
-    """Tiles like those of a floor, with joints."""
+    """Floor tiles with joints."""
     u, v = _rotated(rng, size) if rng.random() < 0.5 else _axes(size)
     count = rng.uniform(3, 10)
     a, b = u * count + 10, v * count + 10
@@ -104,7 +104,7 @@ def checks(rng: np.random.Generator, size: int) -> Field:
 
 
 def bricks(rng: np.random.Generator, size: int) -> Field:
-    """A wall of bricks with mortar, each brick its own shade."""
+    """A brick wall with mortar; each brick has its own shade."""
     x, y = _axes(size)
     rows = int(rng.integers(6, 15))
     row = np.floor(y * rows)
@@ -183,7 +183,7 @@ def _leaves(rng: np.random.Generator, draw: ImageDraw.ImageDraw, side: int, coun
 
 
 def foliage(rng: np.random.Generator, size: int) -> Field:
-    """Leaves over leaves, green or autumnal."""
+    """Overlapping leaves, green or autumnal."""
     base = tuple(int(255 * c) for c in _colour(rng, 0.1, 0.35))
     image = Image.new("RGB", (size, size), base)
     hue = rng.uniform(0.2, 0.42) if rng.random() < 0.7 else rng.uniform(0.02, 0.15)
@@ -247,7 +247,7 @@ def room(rng: np.random.Generator, size: int) -> Field:
 
 
 def patches(rng: np.random.Generator, size: int) -> Field:
-    """Angular patches, as of a quilt or of crumpled paper."""
+    """Overlapping polygons, like a quilt or crumpled paper."""
     image = Image.new("RGB", (size, size))
     draw = ImageDraw.Draw(image)
     base, spread = _colour(rng), rng.uniform(0.1, 0.4)
@@ -264,14 +264,14 @@ BACKGROUNDS: tuple[Callable[[np.random.Generator, int], Field], ...] = (
     gradient, cloudy, photographic, photographic, stripes, checks, bricks, planks, plaid, dots, water,
     foliage, landscape, landscape, city, room, room, patches,
 )  # fmt: skip
-"""All backgrounds; some stand here twice because they look most like photographs."""
+"""All backgrounds; those that look most like photographs are listed twice."""
 
 
 def draw_background(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
     """Draws a random background.
 
     Args:
-        rng: the source of all variation.
+        rng: source of randomness.
         size: height and width in pixels.
 
     Returns:

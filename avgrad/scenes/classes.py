@@ -1,4 +1,4 @@
-"""The classes of sounding objects that the synthetic scenes are about."""
+"""The classes of sounding objects in synthetic scenes."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,8 @@ class ObjectClass(NamedTuple):
     Attributes:
         name: English noun, unique, without an article.
         synonyms: other nouns for the same object, used in text prompts only.
-        ade_class_id: class id in the annotations (1 or more; 0 is the background). The ids are numbers of our
-            own, not those of ADE20K; they are spread past 256 so that both colour channels of ADE20K's
-            encoding are used.
+        ade_class_id: class id in the annotations (1 or more; 0 is the background). The ids are not those of ADE20K;
+            they go past 256 so that both colour channels of ADE20K's encoding are used.
     """
 
     name: str
@@ -37,14 +36,13 @@ CLASSES: tuple[ObjectClass, ...] = (
     ObjectClass("cat", ("kitten", "meowing cat"), 1259),
     ObjectClass("frog", ("toad", "croaking frog"), 1346),
 )
-"""All classes; the position in this tuple is the class's number everywhere in `avgrad.scenes`."""
+"""All classes; a class's index in this tuple is its number everywhere in `avgrad.scenes`."""
 
 
 def class_index(name: str) -> int:
-    """Returns the number of the class called `name`; raises `KeyError` where there is none."""
+    """The number of the class called `name`; raises `KeyError` if there is none."""
     for index, object_class in enumerate(CLASSES):
         if object_class.name == name:
             return index
-    raise KeyError(
-        f"no class of object is called {name!r}; there are {', '.join(object_class.name for object_class in CLASSES)}"
-    )
+    names = ", ".join(object_class.name for object_class in CLASSES)
+    raise KeyError(f"there is no class {name!r}; the classes are {names}")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from avgrad.errors import InputError
 from avgrad.scenes.classes import CLASSES
 from avgrad.scenes.images import draw_scene, scene_rng
 from avgrad.scenes.sounds import SAMPLE_RATE, mix_sound
@@ -26,8 +27,8 @@ PROMPT_COLUMNS: dict[Prompting, str] = {"sound": "vggsound_file", "speech": "spe
 _JPEG_QUALITY = 95
 
 
-class DatasetError(ValueError):
-    """A data set cannot be written as asked."""
+class DatasetError(InputError):
+    """A data set cannot be written with these arguments."""
 
 
 def encode_annotation(class_ids: NDArray[np.integer], instances: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -44,7 +45,7 @@ def encode_annotation(class_ids: NDArray[np.integer], instances: NDArray[np.inte
 
 
 def decode_annotation(annotation: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Returns the class ids [H, W] of an ADE20K annotation, RGB [H, W, 3]."""
+    """The class ids [H, W] of an ADE20K annotation, RGB [H, W, 3]."""
     wide = annotation.astype(np.int64)
     return wide[..., 0] // 10 * 256 + wide[..., 1]
 
@@ -58,40 +59,37 @@ def write_dataset(
     split: Split = "heldout",
     progress: bool = True,
 ) -> Path:
-    """Writes a data set of `n` images, each with one prompt for one of the objects in it.
+    """Writes a data set of `n` images, each with a prompt for one of its objects.
 
-    The layout is `prompted_segmentation.csv` (columns `image_location`, `vggsound_file` or
-    `speech_prompt_file`, `ade_class_id`, `timing`, `class_name`; files by name, without their folder), `frames/*.jpg`,
-    `annotations/*_seg.png` (class id = (R // 10) * 256 + G, B counts the objects of the image) and
-    `audio/*.wav`. `timing` is JSON, the start and the end of the spoken name in seconds; it is empty for
-    sounds. The prompted classes follow each other in random order, each as often as the others. Item i depends
-    on `seed`, `size`, `prompt`, `split` and i alone, and its image on `seed`, `size` and i alone: a longer
-    data set begins with the shorter one.
+    The layout is `prompted_segmentation.csv` (columns `image_location`, `vggsound_file` or `speech_prompt_file`,
+    `ade_class_id`, `timing`, `class_name`; file names without their folder), `frames/*.jpg`, `annotations/*_seg.png`
+    (class id = (R // 10) * 256 + G, B numbers the objects of the image) and `audio/*.wav`. `timing` is JSON, the start
+    and the end of the spoken name in seconds; it is empty for sounds. Every class is prompted equally often, in random
+    order. Item i depends only on `seed`, `size`, `prompt`, `split` and i, and its image only on `seed`, `size` and i: a
+    longer data set starts with the shorter one.
 
     Args:
-        out: folder to make; everything is written beside it first and renamed at the end.
+        out: folder to create; it is written under a temporary name and renamed at the end.
         n: number of images and rows, 1 or more.
         seed: 0 or more.
-        prompt: "sound" (3 to 6 seconds at 16 kHz, with noise, and often with another object more softly) or
-            "speech".
+        prompt: "sound" (3 to 6 seconds at 16 kHz, with noise and often softer sounds of other classes) or "speech".
         size: height and width of the images in pixels, 64 or more.
         split: voices and phrases of the spoken prompts: "heldout" or "train".
-        progress: whether to show a progress bar.
+        progress: show a progress bar.
 
     Returns:
         The folder.
 
     Raises:
-        DatasetError: the folder exists already, or an argument is outside its range.
+        DatasetError: the folder exists, or an argument is out of range.
     """
     target = Path(out)
     if target.exists():
-        raise DatasetError(f"{target} exists already; a data set is written into a new folder only")
+        raise DatasetError(f"{target} exists already; a data set is written to a new folder")
     if prompt not in PROMPT_COLUMNS or n < 1 or seed < 0 or size < 64 or split not in ("train", "heldout"):
         raise DatasetError(
-            "a data set needs n of 1 or more, a seed of 0 or more, prompt 'sound' or 'speech', a size of 64 "
-            f"or more and split 'train' or 'heldout'; got n={n}, seed={seed}, prompt={prompt!r}, "
-            f"size={size}, split={split!r}"
+            "a data set needs n >= 1, seed >= 0, prompt 'sound' or 'speech', size >= 64, split 'train' or 'heldout'; "
+            f"got n={n}, seed={seed}, prompt={prompt!r}, size={size}, split={split!r}"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -112,9 +110,9 @@ def write_dataset(
 
 
 def _prompted_class(seed: int, index: int) -> int:
-    """Returns the class that row `index` asks for; each run of `len(CLASSES)` rows asks for every class once."""
-    turn, place = divmod(index, len(CLASSES))
-    return int(scene_rng("dataset order", seed, turn).permutation(len(CLASSES))[place])
+    """The class that row `index` prompts; each run of `len(CLASSES)` rows has every class once."""
+    run, place = divmod(index, len(CLASSES))
+    return int(scene_rng("dataset order", seed, run).permutation(len(CLASSES))[place])
 
 
 def _write_item(folder: Path, index: int, seed: int, prompt: Prompting, size: int, split: Split) -> list[str]:

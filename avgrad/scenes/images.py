@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from avgrad.errors import InputError
 from avgrad.scenes.backgrounds import draw_background
 from avgrad.scenes.classes import CLASSES
 from avgrad.scenes.objects import DRAWINGS
@@ -37,7 +38,7 @@ class Scene(NamedTuple):
 
 
 class _Placed(NamedTuple):
-    """A drawing that has found its place; `class` is -1 for clutter."""
+    """A drawing's class, centre and unit length, in image sides; the class is -1 for clutter."""
 
     object_class: int
     x: float
@@ -46,16 +47,17 @@ class _Placed(NamedTuple):
 
 
 def scene_rng(domain: str, seed: int, index: int) -> np.random.Generator:
-    """Returns the generator of item `index` of a numbered series.
+    """The random generator of item `index` of a numbered series.
 
-    Training, validation and every written data set draw their scenes from series of different domains, so
-    that they never coincide, whatever their seeds are.
+    Training, validation and written data sets use different domains, so that they share no scene, whatever their
+    seeds are.
 
     Args:
-        domain: what the series is for, e.g. "train"; different domains give unrelated series.
+        domain: name of the series, e.g. "train"; different domains give unrelated series.
         seed: 0 or more.
         index: 0 or more.
     """
+    # the domain is a part of the seed: renaming one ("dataset picture", "sample picture") changes its scenes
     sequence = np.random.SeedSequence(entropy=seed, spawn_key=(zlib.crc32(domain.encode()), index))
     return np.random.default_rng(sequence)
 
@@ -70,24 +72,24 @@ def draw_scene(
     """Draws one image: one to four objects among clutter on a textured background.
 
     Args:
-        rng: the source of all variation; the same state gives the same image.
+        rng: source of randomness; the same state gives the same image.
         size: height and width in pixels, 32 or more.
-        num_things: how many objects, 1 to 4; None draws it.
-        classes: the classes of the objects, all different; None draws them. Where fewer are given than
-            `num_things`, the rest are drawn; without `num_things` exactly the given ones are shown.
-        zoom: how many times larger an area each object covers than usual; 4 gives close-ups, for one object.
+        num_objects: how many objects, 1 to 4; random if None.
+        classes: the classes of the objects, all different. If fewer than `num_objects` are given, the rest are random;
+            without `num_objects` exactly the given ones are shown.
+        zoom: factor on the area of each object; 4 gives close-ups of one object.
 
     Returns:
-        The scene; each object is half visible at least and covers at least 1.5 % (times zoom) of the image.
+        The scene; at least half of each object is visible, and it covers at least 1.5 % (times zoom) of the image.
 
     Raises:
-        ValueError: `size` is below 32, or there are less than 1 or more than 4 objects, or two of one class.
+        InputError: `size` is below 32, there are fewer than 1 or more than 4 objects, or two of one class.
     """
     wanted = list(classes or ())
     if num_objects is None:
         num_objects = len(wanted) or 1 + int(rng.choice(MAX_OBJECTS, p=_OBJECTS_PROBABILITIES))
     if size < 32 or not max(1, len(wanted)) <= num_objects <= MAX_OBJECTS or len(set(wanted)) != len(wanted):
-        raise ValueError(
+        raise InputError(
             f"a scene has size 32 or more and 1 to {MAX_OBJECTS} different classes; got size {size}, "
             f"{num_objects} objects, classes {wanted}"
         )
@@ -100,7 +102,7 @@ def draw_scene(
 
 
 def _attempt(rng: np.random.Generator, size: int, wanted: list[int], zoom: float) -> Scene | None:
-    """Draws a scene; None where an object is hidden too much or has come out too large."""
+    """Draws a scene; None if an object is too much hidden or too large."""
     canvas = _calm(rng, draw_background(rng, size)) * 255
     light = rng.uniform(0, 2 * math.pi)
     shadow = rng.uniform(0.15, 0.45) if rng.random() < 0.5 else 0.0
@@ -140,14 +142,14 @@ def _attempt(rng: np.random.Generator, size: int, wanted: list[int], zoom: float
 
 
 def _calm(rng: np.random.Generator, background: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Takes a background back behind the objects: it keeps a part of its contrast and of its colour."""
+    """Reduces the contrast and the colour of a background, so that objects stand out."""
     mean = background.mean((0, 1), keepdims=True)
     grey = mean.mean()
     return grey + (mean - grey) * np.float32(0.8) + (background - mean) * np.float32(rng.uniform(0.25, 0.6))
 
 
 def _arrange(rng: np.random.Generator, wanted: list[int], zoom: float) -> list[_Placed]:
-    """Finds sizes and places in units of the image's side, in the order of painting."""
+    """Draws sizes and positions, in image sides and in painting order."""
     layers: list[_Placed] = []
     for object_class in wanted:
         area = min(0.16, 0.085 * math.exp(0.4 * rng.normal()))
@@ -163,7 +165,7 @@ def _arrange(rng: np.random.Generator, wanted: list[int], zoom: float) -> list[_
 def _place(
     rng: np.random.Generator, object_class: int, unit: float, layers: list[_Placed], closeness: float
 ) -> _Placed:
-    """Finds a place, uniform over the image, that covers nothing too much; else the best of ten."""
+    """Draws a uniform position that covers nothing too much; the best of ten tries."""
     margin = 0.75 * unit
     best, best_gap = (0.5, 0.5), -math.inf
     for _ in range(10):
@@ -189,7 +191,7 @@ def _draw(rng: np.random.Generator, layer: _Placed, size: int) -> tuple[Image.Im
 
 
 def _clip(rgba: Image.Image, left: int, top: int, size: int) -> tuple[NDArray[np.float32], slice, slice] | None:
-    """Cuts a drawing to the image; returns its pixels [h, w, 4], their rows and their columns."""
+    """Crops a drawing to the image; returns its pixels [h, w, 4], and their rows and columns in the image."""
     x0, y0 = max(0, left), max(0, top)
     x1, y1 = min(size, left + rgba.width), min(size, top + rgba.height)
     if x1 <= x0 or y1 <= y0:
@@ -211,7 +213,7 @@ def _cast_shadow(
 
 
 def _shade(rng: np.random.Generator, colours: NDArray[np.float32], light: float) -> NDArray[np.float32]:
-    """Lights a drawing [h, w, 3] from one side and gives it a rough surface."""
+    """Adds directional light and a rough surface to a drawing [h, w, 3]."""
     h, w = colours.shape[:2]
     x, y = np.linspace(-1, 1, w, dtype=np.float32)[None, :], np.linspace(-1, 1, h, dtype=np.float32)[:, None]
     amount, roughness = rng.uniform(0.0, 0.22), rng.uniform(0.0, 0.5)

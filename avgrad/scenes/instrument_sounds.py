@@ -38,7 +38,7 @@ def bell(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
 
 
 def drum(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
-    """A rhythm of strokes: a falling tone of the skin a burst of noise from the snares; sometimes a roll."""
+    """A rhythm of strokes: a falling tone of the skin, a burst of noise from the snares; sometimes a roll."""
     length = int(rng.uniform(0.16, 0.32) * sample_rate)
     t = seconds_axis(length, sample_rate)
     pitch = rng.uniform(85, 190)
@@ -67,7 +67,7 @@ def _pluck(rng: np.random.Generator, samples: int, sample_rate: int, pitch: floa
     """A plucked string after Karplus and Strong, computed period by period."""
     period = max(4, round(sample_rate / pitch))
     ring = smoothed(white(rng, period), sample_rate, bright)
-    # The loop damps everything but a constant, which would outlast the tone.
+    # the loop damps everything but a constant offset, which would outlast the tone
     ring = ring - ring.mean()
     count = -(-samples // period)
     periods = np.empty((count, period), dtype=np.float32)

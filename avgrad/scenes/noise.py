@@ -1,4 +1,4 @@
-"""Building blocks of the synthesised sounds: noise, filters, envelopes, sums of partials, repeated events."""
+"""Building blocks of synthesised sounds: noise, filters, envelopes, partials, repeated events."""
 
 import math
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ Numbers = Sequence[float] | NDArray[np.floating]
 
 
 def seconds_axis(samples: int, sample_rate: int) -> Wave:
-    """Returns the times of the samples in seconds."""
+    """The times of the samples in seconds."""
     return np.arange(samples, dtype=np.float32) / np.float32(sample_rate)
 
 
 def white(rng: np.random.Generator, samples: int) -> Wave:
-    """Returns white noise of unit variance."""
+    """White noise of unit variance."""
     return rng.standard_normal(samples, dtype=np.float32)
 
 
 def shaped(rng: np.random.Generator, samples: int, sample_rate: int, frequencies: Numbers, decibels: Numbers) -> Wave:
-    """Returns noise whose spectrum runs straight, in dB over log frequency, between the given points [n]."""
+    """Noise with a spectrum that is piecewise linear in dB over log frequency, through the given points [n]."""
     padded = 1 << max(8, (samples - 1).bit_length())
     spectrum = np.fft.rfft(white(rng, padded))
     axis = np.log(np.fft.rfftfreq(padded, 1 / sample_rate) + 1.0)
@@ -30,7 +30,7 @@ def shaped(rng: np.random.Generator, samples: int, sample_rate: int, frequencies
 
 
 def resonator(wave: Wave, sample_rate: int, frequency: float, bandwidth: float) -> Wave:
-    """Filters through a two-pole resonance of unit peak gain; frequency and bandwidth in Hz."""
+    """A two-pole resonance filter of unit peak gain; frequency and bandwidth in Hz."""
     from scipy.signal import lfilter
 
     frequency = min(frequency, 0.45 * sample_rate)
@@ -41,7 +41,7 @@ def resonator(wave: Wave, sample_rate: int, frequency: float, bandwidth: float) 
 
 
 def smoothed(wave: Wave, sample_rate: int, cutoff: float) -> Wave:
-    """Filters through a one-pole low-pass; cutoff in Hz."""
+    """A one-pole low-pass filter; cutoff in Hz."""
     from scipy.signal import lfilter
 
     keep = math.exp(-2 * math.pi * cutoff / sample_rate)
@@ -55,14 +55,14 @@ def partials(
     gains: Numbers,
     decays: Numbers,
 ) -> Wave:
-    """Returns a sum of decaying sines.
+    """A sum of decaying sines.
 
     Args:
-        samples: length.
+        samples: number of samples.
         sample_rate: samples a second.
-        frequencies: in Hz; those above 0.47 times the sample rate are left out.
-        gains: amplitude of each at the start.
-        decays: seconds until each has fallen by 60 dB.
+        frequencies: in Hz; those of at least 0.47 times the sample rate are left out.
+        gains: initial amplitudes.
+        decays: times to decay by 60 dB, in seconds.
     """
     time = seconds_axis(samples, sample_rate)
     total = np.zeros(samples, dtype=np.float32)
@@ -76,14 +76,14 @@ def partials(
 
 
 def phase(frequency: Wave, sample_rate: int) -> Wave:
-    """Integrates a course of frequencies [n] in Hz to a phase in radians, reduced to [0, 2 pi)."""
+    """Integrates frequencies [n] in Hz to a phase in radians, in [0, 2 pi)."""
     return (2 * math.pi * (np.cumsum(frequency, dtype=np.float64) / sample_rate % 1.0)).astype(np.float32)
 
 
 def harmonics(angle: Wave, gains: Numbers) -> Wave:
-    """Returns the sum of sin(k * angle) * gains[k - 1], k from 1."""
+    """The sum of sin(k * angle) * gains[k - 1] over k >= 1."""
     total = np.zeros_like(angle)
-    # The recurrence sin(k a) = 2 cos(a) sin((k-1) a) - sin((k-2) a) saves all sines but one.
+    # sin(k a) = 2 cos(a) sin((k-1) a) - sin((k-2) a) needs a single sine
     twice, before, now = 2 * np.cos(angle), np.zeros_like(angle), np.sin(angle)
     for gain in gains:
         total += np.float32(gain) * now
@@ -92,27 +92,27 @@ def harmonics(angle: Wave, gains: Numbers) -> Wave:
 
 
 def curve(samples: int, points: Sequence[tuple[float, float]]) -> Wave:
-    """Returns straight lines through (position, value); positions run from 0, the first sample, to 1."""
+    """Linear interpolation of (position, value) pairs; positions run from 0 (first sample) to 1 (last)."""
     axis = np.arange(samples, dtype=np.float32) / np.float32(max(1, samples))
     line = np.interp(axis, [p for p, _ in points], [v for _, v in points])
     return np.asarray(line, dtype=np.float32)
 
 
 def drift(rng: np.random.Generator, samples: int, sample_rate: int, rate: float) -> Wave:
-    """Returns a slow random course, about -1 to 1, with `rate` turns a second."""
+    """A slow random signal in [-1, 1] with `rate` knots per second."""
     knots = rng.uniform(-1, 1, max(2, int(samples / sample_rate * rate) + 2))
     return np.interp(np.linspace(0, knots.size - 1, samples), np.arange(knots.size), knots).astype(np.float32)
 
 
 def add(target: Wave, event: Wave, start: int) -> None:
-    """Adds an event to a waveform in place, as much of it as fits."""
+    """Adds an event to a waveform in place, cut at its end."""
     if 0 <= start < target.size:
         length = min(event.size, target.size - start)
         target[start : start + length] += event[:length]
 
 
 def fade(wave: Wave, sample_rate: int, attack: float, release: float) -> Wave:
-    """Ramps the beginning and the end of an event up and down; both in seconds."""
+    """Fades an event in and out; both times in seconds."""
     a, r = max(1, int(attack * sample_rate)), max(1, int(release * sample_rate))
     gain = np.ones(wave.size, dtype=np.float32)
     gain[:a] *= np.linspace(0, 1, a, dtype=np.float32)[: wave.size]
@@ -121,7 +121,7 @@ def fade(wave: Wave, sample_rate: int, attack: float, release: float) -> Wave:
 
 
 def coloured_noise(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
-    """Returns a background: white, pink or brown noise, a mains hum, or a babble of murmuring bands."""
+    """Background noise: white, pink or brown noise, mains hum, or babble."""
     choice = int(rng.integers(5))
     if choice < 3:
         slope = (0.0, -10.0, -20.0)[choice]

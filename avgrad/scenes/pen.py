@@ -1,4 +1,4 @@
-"""Antialiased vector drawing in unit coordinates, each individual bent and tinted in its own way."""
+"""Antialiased vector drawing in unit coordinates, with random distortion and tint."""
 
 import colorsys
 import math
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 Points = NDArray[np.float64]
 Colour = tuple[int, int, int, int]
 
-# Everything an object draws must lie within this many units of its centre, after tilt and bending.
+# drawings must stay within this many units of their centre, after rotation and bending
 REACH = 1.7
 
 _STEPS = 6
@@ -28,7 +28,7 @@ def _pieces(control: Points) -> Points:
 
 
 def smooth(points: ArrayLike, closed: bool = True) -> Points:
-    """Returns a Catmull-Rom curve through `points` [n, 2], six samples for each piece."""
+    """A Catmull-Rom curve through `points` [n, 2], with six samples per segment."""
     p = np.asarray(points, dtype=np.float64)
     if closed:
         control = np.stack([np.roll(p, 1, 0), p, np.roll(p, -1, 0), np.roll(p, -2, 0)])
@@ -39,30 +39,30 @@ def smooth(points: ArrayLike, closed: bool = True) -> Points:
 
 
 def mirrored(points: ArrayLike) -> Points:
-    """Returns the outline of which `points` [n, 2] are the right half, top to bottom; the axis is x = 0."""
+    """The closed outline whose right half is `points` [n, 2], from top to bottom; mirrored at x = 0."""
     right = np.asarray(points, dtype=np.float64)
     return np.concatenate([right, right[::-1] * (-1.0, 1.0)])
 
 
 def rectangle(left: float, top: float, right: float, bottom: float) -> Points:
-    """Returns the four corners of an upright rectangle."""
+    """The four corners of an axis-aligned rectangle."""
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
 
 
 class Pen:
-    """Draws one individual.
+    """Draws one object.
 
-    Coordinates are units: x to the right, y down, the object's centre at (0, 0) and its silhouette about 1
-    away from it. The individual's tilt, mirroring, proportions, bending, tint and outline are drawn from
-    `rng` here, so the drawing functions need to vary only what is particular to their class.
+    Coordinates are in units: x to the right, y down, the object's centre at (0, 0) and its silhouette at a distance of
+    about 1. Rotation, mirroring, proportions, bending, tint and outline are random and drawn from `rng` here, so the
+    drawing functions vary only what is specific to their class.
 
     Args:
-        rng: the source of all variation.
-        centre: position of the object's centre in pixels of the image (x, y).
-        unit: length of one unit in pixels of the image.
-        supersampling: canvas pixels for each pixel of the image, along each axis.
-        tilt: largest rotation to either side, in radians.
-        mirror: whether left and right may be swapped.
+        rng: source of randomness.
+        centre: position (x, y) of the object's centre in image pixels.
+        unit: length of one unit in image pixels.
+        supersampling: canvas pixels per image pixel, along each axis.
+        tilt: maximum rotation to either side, in radians.
+        mirror: whether the object may be mirrored horizontally.
     """
 
     def __init__(
@@ -99,19 +99,19 @@ class Pen:
         self._draw = ImageDraw.Draw(self._image)
 
     def uniform(self, low: float, high: float) -> float:
-        """Returns a uniformly distributed number."""
+        """A uniform random number in [low, high)."""
         return low + (high - low) * self.rng.random()
 
     def chance(self, probability: float) -> bool:
-        """Returns True with that probability."""
+        """True with this probability."""
         return self.rng.random() < probability
 
     def pick(self, choices: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
-        """Returns one of the choices, all equally likely."""
+        """One of the choices, with equal probability."""
         return choices[int(self.rng.random() * len(choices))]
 
     def colour(self, hue: float, saturation: float, value: float, alpha: int = 255) -> Colour:
-        """Returns a colour in this individual's tint; arguments in [0, 1], alpha in [0, 255]."""
+        """An RGBA colour with this object's tint; hue, saturation and value in [0, 1], alpha in [0, 255]."""
         s = min(1.0, saturation * self._saturation + self._wash * (1 - saturation) * value)
         r, g, b = colorsys.hsv_to_rgb((hue + self._hue) % 1.0, s, min(1.0, max(0.0, value * self._value)))
         return int(255 * r), int(255 * g), int(255 * b), alpha
@@ -122,7 +122,7 @@ class Pen:
         return list(map(tuple, (bent @ self._matrix + self._offset).tolist()))
 
     def polygon(self, points: ArrayLike, fill: Colour, outline: bool = True) -> None:
-        """Fills a polygon [n, 2], with the individual's outline unless told otherwise."""
+        """Fills a polygon [n, 2]; `outline` adds an outline if the object has outlines."""
         placed = self._place(np.asarray(points, dtype=np.float64))
         self._draw.polygon(placed, fill=fill)
         if outline and self._outlined:
@@ -133,7 +133,7 @@ class Pen:
     def ellipse(
         self, x: float, y: float, rx: float, ry: float, fill: Colour, outline: bool = True, angle: float = 0.0
     ) -> None:
-        """Fills an ellipse with centre (x, y), radii (rx, ry), turned by `angle` radians."""
+        """Fills an ellipse with centre (x, y) and radii (rx, ry), rotated by `angle` radians."""
         points = _CIRCLES[14 if max(rx, ry) < 0.25 else 28] * (rx, ry)
         if angle:
             c, s = math.cos(angle), math.sin(angle)
@@ -141,7 +141,7 @@ class Pen:
         self.polygon(points + np.array((x, y)), fill, outline)
 
     def stroke(self, points: ArrayLike, fill: Colour, width: float) -> None:
-        """Draws an open line through `points` [n, 2] with round ends; width in units."""
+        """Draws a polyline through `points` [n, 2] with round ends; `width` in units."""
         placed = self._place(np.asarray(points, dtype=np.float64))
         pixels = max(1, round(width * self._scale))
         self._draw.line(placed, fill=fill, width=pixels, joint="curve" if pixels > 2 and len(placed) < 40 else None)
@@ -151,7 +151,7 @@ class Pen:
                 self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
 
     def finish(self) -> tuple[Image.Image, int, int] | None:
-        """Returns the drawing at the image's resolution (RGBA), its left and top; None if it is empty."""
+        """The drawing at the image's resolution (RGBA), and its left and top in image pixels; None if it is empty."""
         box = self._image.getbbox()
         if box is None:
             return None

@@ -1,6 +1,6 @@
 """Sample scenes that ship with the package: images with exact masks, sounds and spoken names of what is in them.
 
-`python -m avgrad.scenes.samples --build` makes the files anew, the same to the last byte by the same libraries.
+`python -m avgrad.scenes.samples --build` rebuilds the files, byte for byte with the same library versions.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SIZE = 384
 
 _JPEG_QUALITY = 92
 _OPUS_BITS_PER_SECOND = 24_000
-# for people who open a mask; programs read the numbers
+# for viewing the masks; programs read the indices
 _PALETTE = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167))
 
 
 class _Plan(NamedTuple):
-    """A sample's title, the classes in it, and which of the series' images of these classes it is."""
+    """A sample's title, its classes, and the index of its image in the series of images of these classes."""
 
     title: str
     classes: tuple[str, ...]
@@ -55,11 +55,11 @@ class SampleObject(NamedTuple):
     """An object in a sample scene, and prompts for it.
 
     Attributes:
-        class: its name in `CLASSES`.
-        sound: Ogg Opus file, 3 to 4 seconds, mono, 16 kHz: its sound, with noise and sometimes other sounds.
-        speech: Ogg Opus file, mono, 16 kHz: its name in a phrase, by a voice that the bundled model never heard.
-        phrase: the words of `speech`.
-        text: other words for it.
+        object_class: name of its class in `CLASSES`.
+        sound: its sound with noise and sometimes other sounds; Ogg Opus, 3 to 4 seconds, mono, 16 kHz.
+        speech: a phrase with its name, by a voice held out of the bundled model's training; Ogg Opus, mono, 16 kHz.
+        phrase: text of `speech`.
+        text: a text prompt.
         masks: PNG file of the scene's masks: the pixels with `number` are this object's.
         number: 1 or more.
     """
@@ -73,7 +73,7 @@ class SampleObject(NamedTuple):
     number: int
 
     def mask(self) -> NDArray[np.bool_]:
-        """Where the object is seen: bool [H, W]."""
+        """The visible pixels of the object: bool [H, W]."""
         with Image.open(self.masks) as labels:
             return np.asarray(np.asarray(labels) == self.number)
 
@@ -87,7 +87,7 @@ class Sample(NamedTuple):
 
 
 def samples() -> tuple[Sample, ...]:
-    """The sample scenes, which together show every class."""
+    """The sample scenes; together they have every class."""
     index = json.loads((SAMPLES / "index.json").read_text(encoding="utf-8"))
     return tuple(
         Sample(
@@ -111,14 +111,14 @@ def samples() -> tuple[Sample, ...]:
 
 
 def draw_sample(index: int) -> Scene:
-    """Draws the image of sample `index` as the generator makes it, before it is compressed."""
+    """Draws sample `index` again, without JPEG compression."""
     plan = _PLANS[index]
     classes = [class_index(name) for name in plan.classes]
     return draw_scene(scene_rng("sample picture", index, plan.draw), SIZE, classes=classes)
 
 
 def build(folder: Path) -> None:
-    """Writes all samples into `folder`, in place of what is there."""
+    """Writes all samples to `folder`, replacing it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -168,7 +168,7 @@ def _build_object(folder: Path, name: str, index: int, object_class: int) -> dic
 
 
 def _opus(waveform: NDArray[np.float32]) -> bytes:
-    """Encodes [samples] at 16 kHz as Ogg Opus. libsndfile would number the stream at random, so it is not used here."""
+    """Encodes [samples] at 16 kHz as Ogg Opus. libsndfile gives the stream a random number, so PyAV is used."""
     import av
 
     stream = io.BytesIO()
@@ -189,7 +189,7 @@ def main() -> None:
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m avgrad.scenes.samples", description=main.__doc__)
-    parser.add_argument("--build", action="store_true", required=True, help="draw, synthesise and compress them all")
+    parser.add_argument("--build", action="store_true", required=True, help="draw, synthesise and compress all samples")
     parser.parse_args()
     build(SAMPLES)
 

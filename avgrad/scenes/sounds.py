@@ -1,10 +1,11 @@
-"""Synthesised sounds of the classes, and their mixing with noise and with each other."""
+"""Synthesised sounds of the classes, mixed with noise and with each other."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from avgrad.errors import InputError
 from avgrad.scenes.classes import CLASSES
 from avgrad.scenes.instrument_sounds import bell, drum, guitar, piano
 from avgrad.scenes.machine_sounds import car, clock, helicopter, rain, siren, telephone, train
@@ -42,7 +43,7 @@ def _check(classes: Sequence[int], seconds: float, sample_rate: int) -> None:
         or not 0.25 <= seconds <= 60
         or sample_rate < 8_000
     ):
-        raise ValueError(
+        raise InputError(
             f"a sound has classes 0 to {len(CLASSES) - 1}, 0.25 to 60 seconds and 8000 samples a second or more; "
             f"got classes {list(classes)}, {seconds} seconds, {sample_rate} samples a second"
         )
@@ -51,20 +52,20 @@ def _check(classes: Sequence[int], seconds: float, sample_rate: int) -> None:
 def synthesize(
     object_class: int, rng: np.random.Generator, seconds: float, sample_rate: int = SAMPLE_RATE
 ) -> NDArray[np.float32]:
-    """Synthesises the sound of one individual, without any noise.
+    """Synthesises a sound of a class, without noise.
 
     Args:
-        class: the class's number in `CLASSES`.
-        rng: the source of all variation: pitch, tempo, timbre, level, onset.
+        object_class: number of the class in `CLASSES`.
+        rng: source of randomness: pitch, tempo, timbre, level, onset.
         seconds: duration, 0.25 to 60.
         sample_rate: samples a second, 8000 or more.
 
     Returns:
-        Waveform [round(seconds * sample_rate)], float32 within (-1, 1); root mean square between -30 and -14
-        dB of full scale unless the peak forbids it.
+        Waveform [round(seconds * sample_rate)], float32 within (-1, 1); root mean square -30 to -14 dB of full scale,
+        less if the peak would clip.
 
     Raises:
-        ValueError: an argument is outside its range.
+        InputError: an argument is out of range.
     """
     _check([object_class], seconds, sample_rate)
     samples = round(seconds * sample_rate)
@@ -73,32 +74,32 @@ def synthesize(
 
 
 def mix_sound(
-    classes_target: int,
+    object_class: int,
     rng: np.random.Generator,
     seconds: float,
     others: Sequence[int] = (),
     sample_rate: int = SAMPLE_RATE,
 ) -> NDArray[np.float32]:
-    """Synthesises the sound of one class amid noise and, more softly, the sounds of others.
+    """Synthesises a sound of one class with noise and softer sounds of other classes.
 
     The noise is white, pink, brown, a mains hum or a babble, 6 to 40 dB below the target; each other class is
     3 to 20 dB below it.
 
     Args:
-        kinds_target: the number of the class that is heard best.
-        rng: the source of all variation.
+        object_class: number of the target class.
+        rng: source of randomness.
         seconds: duration, 0.25 to 60.
-        others: numbers of the classes in the background.
+        others: numbers of the other classes.
         sample_rate: samples a second, 8000 or more.
 
     Returns:
         Waveform [round(seconds * sample_rate)], float32 within (-1, 1).
 
     Raises:
-        ValueError: an argument is outside its range.
+        InputError: an argument is out of range.
     """
-    _check([classes_target, *others], seconds, sample_rate)
-    wave = synthesize(classes_target, rng, seconds, sample_rate)
+    _check([object_class, *others], seconds, sample_rate)
+    wave = synthesize(object_class, rng, seconds, sample_rate)
     power = _rms(wave)
     for other in others:
         wave = wave + _level(synthesize(other, rng, seconds, sample_rate), power * 10 ** (-rng.uniform(3, 20) / 20))
@@ -111,6 +112,6 @@ def _rms(wave: NDArray[np.float32]) -> float:
 
 
 def _level(wave: NDArray[np.float32], rms: float) -> NDArray[np.float32]:
-    """Scales to a root mean square, less where the peak would pass 0.99."""
+    """Scales to a root mean square, or less if the peak would exceed 0.99."""
     gain = min(rms / _rms(wave), 0.99 / (float(np.abs(wave).max()) + 1e-9))
     return (wave * np.float32(gain)).astype(np.float32)

@@ -1,7 +1,6 @@
-"""Spoken prompts: the classes' names in short phrases, by voices that ship with the package.
+"""Spoken prompts: the classes' names in short phrases, by synthetic voices that ship with the package.
 
-`python -m avgrad.scenes.speech --build` makes the voices anew; only that needs espeak-ng (see
-`voices_build.py`).
+`python -m training.voices` rebuilds the voices; only that needs espeak-ng.
 """
 
 import functools
@@ -24,10 +23,10 @@ class SpokenPhrase(NamedTuple):
 
     Attributes:
         waveform: float32 [samples], 16 kHz, within [-1, 1].
-        start: when the object's name begins, in seconds from the waveform's beginning.
-        end: when the object's name ends.
-        phrase: the words spoken.
-        voice: who speaks.
+        start: start of the class's name in the waveform, in seconds.
+        end: end of the name, in seconds.
+        phrase: the words.
+        voice: name of the voice.
     """
 
     waveform: NDArray[np.float32]
@@ -38,7 +37,7 @@ class SpokenPhrase(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """One phrase of the bundle: its place in its voice's file and the name's in the phrase, in seconds."""
+    """A bundled phrase: its times in the voice's file and the name's times in the phrase, in seconds."""
 
     voice: str
     phrase: str
@@ -60,7 +59,7 @@ def _entries(split: Split) -> dict[int, list[_Entry]]:
 
 @functools.cache
 def _recording(voice: str) -> NDArray[np.float32]:
-    """Decodes everything that a voice says; float32 [samples], 16 kHz."""
+    """All phrases of a voice, decoded: float32 [samples], 16 kHz."""
     import soundfile
 
     waveform, sample_rate = soundfile.read(VOICES / f"{voice}.opus", dtype="float32")
@@ -70,19 +69,19 @@ def _recording(voice: str) -> NDArray[np.float32]:
 
 
 def voices(split: Split) -> tuple[str, ...]:
-    """Returns the names of the voices of a split, sorted; no voice is in both."""
+    """The sorted names of the voices of a split; no voice is in both splits."""
     return tuple(sorted({entry.voice for entry in _entries(split)[0]}))
 
 
 def spoken(object_class: int, rng: np.random.Generator, split: Split = "train", augment: bool = False) -> SpokenPhrase:
-    """Returns a random phrase with a class's name by a random voice.
+    """A random phrase with a class's name, by a random voice.
 
     Args:
-        class: the class's number in `CLASSES`.
-        rng: the source of all variation.
-        split: "train" or "heldout"; the two have neither voices nor phrases in common.
-        augment: change speed and pitch together by up to 12 %, the spectrum's tilt by up to 6 dB at either
-            end, the level by up to 12 dB, and add white noise 10 to 45 dB below the voice.
+        object_class: number of the class in `CLASSES`.
+        rng: source of randomness.
+        split: "train" or "heldout"; they share neither voices nor phrases.
+        augment: change speed and pitch together by up to 12 %, the spectral tilt by up to 6 dB at either end, the level
+            by up to 12 dB, and add white noise 10 to 45 dB below the voice.
 
     Returns:
         The phrase, 0.2 to 3 seconds long.
@@ -91,7 +90,7 @@ def spoken(object_class: int, rng: np.random.Generator, split: Split = "train", 
     entry = entries[int(rng.integers(len(entries)))]
     recording = _recording(entry.voice)
     waveform = recording[round(entry.start * SAMPLE_RATE) : round(entry.end * SAMPLE_RATE)].copy()
-    # The index is rounded, so a name that ends with the recording might end a fraction of a sample after it.
+    # times in the index are rounded: a name may end a fraction of a sample after the recording
     word_end = min(entry.word_end, waveform.size / SAMPLE_RATE)
     phrase = SpokenPhrase(waveform, entry.word_start, word_end, entry.phrase, entry.voice)
     return _augmented(phrase, rng) if augment else phrase
@@ -111,19 +110,3 @@ def _augmented(phrase: SpokenPhrase, rng: np.random.Generator) -> SpokenPhrase:
     wave *= min(10 ** (rng.uniform(-12, 3) / 20), 0.99 / (float(np.abs(wave).max()) + 1e-9))
     word_end = min(phrase.end / speed, length / SAMPLE_RATE)
     return SpokenPhrase(wave.astype(np.float32), phrase.start / speed, word_end, phrase.phrase, phrase.voice)
-
-
-def main() -> None:
-    """Rebuilds the bundled voices."""
-    import argparse
-
-    from training.voices import build
-
-    parser = argparse.ArgumentParser(prog="python -m avgrad.scenes.speech", description=main.__doc__)
-    parser.add_argument("--build", action="store_true", required=True, help="synthesise all voices with espeak-ng")
-    parser.parse_args()
-    build(VOICES)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Written prompts for the classes."""
+"""Text prompts for the classes."""
 
 from typing import Literal
 
@@ -6,12 +6,13 @@ from avgrad.scenes.classes import CLASSES
 
 Split = Literal["train", "heldout"]
 
+# The bundled model was trained on exactly these words: changing one of them needs a new training.
 TEMPLATES: dict[Split, tuple[str, ...]] = {
     "train": (
         "a {}",
         "the {}",
         "a photo of a {}",
-        "an image of a {}",
+        "a picture of a {}",
         "a drawing of the {}",
         "a small {}",
         "a big {}",
@@ -25,24 +26,23 @@ TEMPLATES: dict[Split, tuple[str, ...]] = {
         "a photo of the {}",
         "a drawing of a {}",
         "the sound of the {}",
-        "i see the {} in the image",
+        "i see the {} in the picture",
         "there is the {}",
         "where is a {} ?",
     ),
 }
-"""Templates, `{}` standing for a name; the held-out ones put the words of the others together anew."""
+"""Templates with `{}` for the name; the held-out ones combine the same words in other ways."""
 
 
 def texts(object_class: int, split: Split) -> tuple[str, ...]:
-    """Returns all written prompts of a class.
+    """All text prompts of a class.
 
     Args:
-        class: the class's number in `CLASSES`.
-        split: "train" or "heldout". The plain name and the synonyms are in both, templates in one only.
+        object_class: number of the class in `CLASSES`.
+        split: "train" or "heldout". Both have the plain name and the synonyms; they share no template.
 
     Returns:
-        The plain name first, then the synonyms, then every template with the name, then with each synonym;
-        lower case.
+        The name, the synonyms, every template with the name, then every template with each synonym; lower case.
     """
     names = (CLASSES[object_class].name, *CLASSES[object_class].synonyms)
     return (*names, *(template.format(name) for name in names for template in TEMPLATES[split]))

@@ -90,7 +90,7 @@ def dog(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
 
 
 def cat(rng: np.random.Generator, samples: int, sample_rate: int) -> Wave:
-    """Meows: a long gliding voice, its mouth opening from ee over ah to oo."""
+    """Meows: a long gliding voice whose formants move from ee through ah to oo."""
     total = np.zeros(samples, dtype=np.float32)
     pitch = rng.uniform(380, 720)
     position = rng.uniform(0, 0.25)

@@ -1,4 +1,4 @@
-"""How each class of object is drawn."""
+"""The drawing of each class."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,10 +12,10 @@ class Drawing(NamedTuple):
     """How a class is drawn.
 
     Attributes:
-        draw: draws one individual with a pen.
-        area: mean area of its silhouette in square units, by which a wanted area becomes a size.
-        tilt: largest rotation to either side in radians.
-        mirror: whether left and right may be swapped.
+        draw: draws one object with a pen.
+        area: mean area of the silhouette in square units; converts a wanted area to a size.
+        tilt: maximum rotation to either side, in radians.
+        mirror: whether the object may be mirrored horizontally.
     """
 
     draw: Callable[[Pen], None]

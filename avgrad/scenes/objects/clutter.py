@@ -1,4 +1,4 @@
-"""Drawings of clutter: objects that make no sound and belong to no class, there to distract and to cover."""
+"""Drawings of clutter: distractors and occluders that belong to no class."""
 
 import math
 

@@ -1,0 +1,113 @@
+"""Reading the tables and label maps of data sets: foreign input, checked once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import stat
+import unicodedata
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from PIL import ExifTags, Image
+
+from avgrad.media import load_image
+from eval.task import DataError
+
+# The inverse of the transposition that the EXIF orientations 2 to 8 ask for.
+_INVERSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+MAX_SHOWN = 160  # characters of a field or a path in a message
+
+
+def checked_name(field: str, text: str) -> str:
+    """A file's name from a table, if it stays inside its folder.
+
+    Args:
+        field: the column, for the message.
+        text: the name, in which `read_table` has marked what is not text.
+
+    Raises:
+        DataError: an absolute path, one with "..", or one that is not UTF-8 or holds NUL.
+    """
+    if not is_text(text):
+        raise DataError(f"{field} is {shown(text)}; a name in UTF-8 without control characters is expected")
+    for kind in (PurePosixPath, PureWindowsPath):  # data are read on either system
+        path = kind(text)
+        if path.is_absolute() or path.drive or path.root or ".." in path.parts:
+            raise DataError(f"{field} is {shown(text)}; a path inside the data set's folder is expected")
+    return text
+
+
+def shown(text: str) -> str:
+    """A field or a path as messages show it: quoted, in ASCII, its middle left out where it is long."""
+    return ascii(text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN // 2]}...{text[-MAX_SHOWN // 2 :]}")
+
+
+def is_text(text: str) -> bool:
+    """Whether a field was UTF-8 and holds no control characters."""
+    return not any(unicodedata.category(character) in ("Cs", "Cc") for character in text)
+
+
+def file_size(path: Path) -> int:
+    """The size of a regular file in bytes.
+
+    Raises:
+        DataError: there is none, or the system does not accept such a name.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise DataError(f"{shown(str(path))} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{shown(str(path))} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{shown(str(path))} is not a regular file")
+    return status.st_size
+
+
+def read_table(path: Path, content: bytes) -> tuple[list[str], list[dict[str, str]]]:
+    """A CSV table: its columns, and its rows with empty strings for missing fields.
+
+    Bytes that are not UTF-8 become lone surrogates and NUL becomes U+0001, so that one bad field costs one row:
+    `checked_name` refuses both.
+
+    Args:
+        path: of the table, for the message.
+        content: of the file.
+
+    Raises:
+        DataError: the header is not UTF-8, or this is not a CSV table.
+    """
+    text = content.decode("utf-8-sig", errors="surrogateescape").replace("\0", "\1")
+    reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+    try:
+        columns = list(reader.fieldnames or ())
+        rows = [{key: value for key, value in row.items() if isinstance(key, str)} for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read ({error}); a CSV table in UTF-8 is expected") from None
+    if not all(map(is_text, columns)):
+        raise DataError(f"{path} cannot be read (its header is not UTF-8); a CSV table in UTF-8 is expected")
+    return columns, rows
+
+
+def as_stored(path: Path) -> Image.Image:
+    """An image as its pixels are stored, RGB: label maps match those, and the original ignores EXIF as well.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    upright = load_image(path)
+    try:
+        with Image.open(path) as image:
+            inverse = _INVERSE.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a damaged EXIF block was ignored
+        inverse = None
+    return upright if inverse is None else upright.transpose(inverse)
