@@ -106,16 +106,22 @@ def legrad(
 
 
 def timm_legrad(
-    model: Any, pixels: Tensor, prompts: Tensor | None = None, classes: Sequence[int] = (), pooling: str = "mean"
+    model: Any,
+    pixels: Tensor,
+    prompts: Tensor | None = None,
+    classes: Sequence[int] = (),
+    pooling: str = "mean",
+    projection: bool = False,
 ) -> Tensor:
     """LeGrad of a model of timm.
 
     Args:
         model: as timm gives it.
         pixels: of the model's own size, `[B, 3, h, w]`.
-        prompts: embeddings `[P, d]`, scored by the cosine with the layer's; or
+        prompts: embeddings `[P, D]`, scored by the cosine with the layer's; or
         classes: of the model's classifier, scored by the logit.
         pooling: "mean" of all tokens or "cls". Where the model pools by attention its pooler looks at each layer.
+        projection: whether the model's head belongs to its embeddings, as that of a CLIP model does.
     """
     model = unfused(model)
     differential = any("Diff" in type(module).__name__ for module in model.modules())
@@ -132,7 +138,7 @@ def timm_legrad(
             token = model.fc_norm(model.norm(z.mean(1) if pooling == "mean" else z[:, 0]))
         if prompts is None:
             return logits(token)[:, list(classes)]
-        return F.normalize(token, dim=-1) @ prompts.T
+        return F.normalize(model.head(token) if projection else token, dim=-1) @ prompts.T
 
     def first_of_each_pair(gradients: list[Tensor]) -> Tensor:
         # A = A_1 - lambda A_2, so the gradient of A is that of A_1
@@ -144,14 +150,15 @@ def timm_legrad(
     return legrad(model, list(model.blocks), run, score, model.num_prefix_tokens, pooler=pooler, **options)
 
 
-def timm_features(model: Any, pixels: Tensor) -> Tensor:
-    """What a model of timm gives its classifier, `[B, d]`; of a distilled model what it gives its two, side by side."""
+def timm_features(model: Any, pixels: Tensor, projection: bool = False) -> Tensor:
+    """What a model of timm gives its classifier, `[B, d]`; of a distilled model what it gives its two, side by side;
+    with a projection, what that gives."""
     model = unfused(model)
     with torch.no_grad():
         tokens = model.forward_features(pixels)
         if hasattr(model, "head_dist"):
             return tokens[:, :2].flatten(1)
-        features: Tensor = model.forward_head(tokens, pre_logits=True)
+        features: Tensor = model.forward_head(tokens, pre_logits=not projection)
     return features
 
 

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from library_oracle import in_float64, timm_at_size, timm_features, timm_legrad
 from timm.layers import GluMlp
-from torch import Tensor
 
 from avgrad import attribute
+from avgrad.engine.methods import Pooling
 from avgrad.models.timm_view import model_view
 
 SMALL = {"img_size": (48, 64), "patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 4}
 NAFLEX = {"patch_size": 16, "embed_dim": 48, "depth": 2, "num_heads": 4, "pos_embed_grid_size": (4, 4)}
-STEM = {"img_size": (96, 64), "embed_dim": 48, "depth": 2, "num_heads": 4}  # its patches are of 16 or 32 pixels
+STEM = {"img_size": (64, 32), "embed_dim": 48, "depth": 2, "num_heads": 4}  # its patches are of 16 or 32 pixels
 VIT = "vit_base_patch16_224"
 
 # (architecture, what is said of it beside its size): every family, and what its members do not have
@@ -120,32 +120,28 @@ def _sizes(model: Any) -> list[tuple[int, int]]:
     return [(height, width), (width, 2 * height)]
 
 
-def _legrad(model: Any, pixels: Tensor, prompts: Tensor, pooling: str) -> Tensor:
-    """What timm's own modules give for the same prompts: two embeddings, or two rows of the classifier."""
-    if isinstance(model.head, torch.nn.Identity):
-        return timm_legrad(model, pixels, prompts, pooling=pooling)
-    return timm_legrad(model, pixels, classes=[0, 2], pooling=pooling)
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_view_and_closed_form(name: str) -> None:
     model = _family(name)
     view = model_view(model, name)
     naflex = isinstance(model, timm.models.naflexvit.NaFlexVit)
-    if isinstance(model.head, torch.nn.Identity):
+    projection = view.head.projection is not None
+    if view.head.cosine:
         prompts = F.normalize(torch.randn(2, view.embed_dim, dtype=torch.float64), dim=-1)
-    elif hasattr(model, "head_dist"):
-        prompts = torch.cat([model.head.weight, model.head_dist.weight], dim=1)[[0, 2]].detach() / 2
+        score: dict[str, Any] = {"prompts": prompts, "projection": projection}
     else:
-        prompts = model.head.weight[[0, 2]].detach()
+        heads = [model.head] if not hasattr(model, "head_dist") else [model.head, model.head_dist]
+        prompts = torch.cat([head.weight / len(heads) for head in heads], dim=1)[[0, 2]].detach()
+        score = {"classes": [0, 2]}
     for size in _sizes(model):
         pixels = torch.randn(2, 3, *size, dtype=torch.float64)
         resized = timm_at_size(model, size)
+        poolings: tuple[Pooling, ...] = ("mean", "cls") if view.num_prefix_tokens else ("mean",)
         with in_float64() if naflex else contextlib.nullcontext():
-            expected = F.normalize(timm_features(resized, pixels), dim=-1)
-            oracle = {pooling: _legrad(resized, pixels, prompts, pooling) for pooling in ("mean", "cls")}
+            expected = F.normalize(timm_features(resized, pixels, projection), dim=-1)
+            oracle = {pooling: timm_legrad(resized, pixels, pooling=pooling, **score) for pooling in poolings}
         torch.testing.assert_close(view.encode(pixels), expected, rtol=0, atol=1e-10)
-        for pooling in ("mean", "cls") if view.num_prefix_tokens else ("mean",):
+        for pooling in poolings:
             closed = attribute(view, pixels, prompts, pooling=pooling, per_layer=True).flatten(-2)
             assert closed.shape == (2, 2, 2, view.grid(pixels)[0] * view.grid(pixels)[1])
             assert oracle[pooling].amax() > 0

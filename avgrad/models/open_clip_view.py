@@ -122,19 +122,6 @@ class Embed:
         return embedded
 
 
-class _SlicedBias(Linear):
-    """A map with a weight of its own whose bias is a part of a longer one."""
-
-    def __init__(self, module: nn.Module, weight: str, bias: str, part: tuple[int, int]) -> None:
-        super().__init__(module, weight, bias)
-        self.part = part
-
-    @property
-    def bias(self) -> Tensor | None:
-        bias = super().bias
-        return None if bias is None else bias[slice(*self.part)]
-
-
 def _pooler(visual: Any) -> AttentionPooler:
     """The first query of CoCa's pooler. It looks at the class token too."""
     from open_clip.transformer import AttentionalPooler
@@ -150,7 +137,9 @@ def _pooler(visual: Any) -> AttentionPooler:
     maps: list[Linear]
     if attention.in_proj_weight is None:
         names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-        maps = [_SlicedBias(attention, key, "in_proj_bias", part) for key, part in zip(names, parts, strict=True)]
+        maps = [
+            Linear(attention, key, "in_proj_bias", bias_rows=part) for key, part in zip(names, parts, strict=True)
+        ]
     else:
         maps = [Linear(attention, "in_proj_weight", "in_proj_bias", rows=part) for part in parts]
     query, key, value = maps

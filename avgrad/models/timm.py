@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Sequence
@@ -17,13 +16,28 @@ from avgrad.encoders.image import Preprocess
 from avgrad.engine.view import ViTView
 from avgrad.errors import PromptError, UnsupportedModelError
 from avgrad.models.checkpoints import not_loaded
+from avgrad.models.labels import Labels
 from avgrad.models.registry import Entry, Family, Source, describe_weights, family
-from avgrad.models.timm_names import has_classes, is_projection, pretrained, refusal, refused, shell
+from avgrad.models.timm_names import has_classes, pretrained, refusal, refused
+from avgrad.models.view import views
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["TimmFamily", "TimmModel", "pretrained", "refusal", "refused", "shell"]
+
+@views(
+    "timm.models.vision_transformer.VisionTransformer",
+    "timm.models.deit.VisionTransformerDistilled",
+    "timm.models.eva.Eva",
+    "timm.models.beit.Beit",
+    "timm.models.vision_transformer_relpos.VisionTransformerRelPos",
+    "timm.models.naflexvit.NaFlexVit",
+)
+def timm_view(model: nn.Module, name: str) -> ViTView:
+    """The view of a vision transformer of timm, proved against the model itself."""
+    from avgrad.models.timm_view import model_view
+
+    return model_view(model, name)
 
 
 class TimmModel:
@@ -53,13 +67,10 @@ class TimmModel:
     def __init__(self, model: nn.Module, name: str = "timm") -> None:
         from timm.data.config import resolve_model_data_config
 
-        from avgrad.models.timm_view import model_view
-
         self.name, self.model = name, model.eval().requires_grad_(False)
-        projection = is_projection(getattr(model, "pretrained_cfg", None) or {}, getattr(model, "num_classes", 0))
-        self.vision: ViTView = model_view(model, name, projection=projection)
-        has_classes = isinstance(model.get_submodule("head"), nn.Linear) and not projection
-        self.modalities: tuple[str, ...] = ("text",) if has_classes else ()
+        self.vision = timm_view(model, name)
+        # scores are logits where prompts are classes
+        self.modalities: tuple[str, ...] = () if self.vision.head.cosine else ("text",)
         config = resolve_model_data_config(model)
         self.preprocess = Preprocess(
             size=min(config["input_size"][1:]),
@@ -132,6 +143,10 @@ class TimmModel:
         subset = infer_imagenet_subset({"num_classes": self.num_classes})
         return list(ImageNetInfo(subset).label_descriptions()) if subset else None
 
+    @cached_property
+    def _labels(self) -> Labels:
+        return Labels(self.name, self.num_classes, self.class_names)
+
     def class_index(self, label: str) -> int:
         """The index of the class that a label means.
 
@@ -143,32 +158,7 @@ class TimmModel:
         """
         if not self.modalities:
             raise PromptError(f"{self.name} has no classes; images and embeddings are accepted as prompts")
-        if label.strip().isdecimal():
-            index = int(label)
-            if index >= self.num_classes:
-                raise PromptError(f"{self.name} has no class {index}: its classes are 0 to {self.num_classes - 1}")
-            return index
-        if self.class_names is None:
-            raise PromptError(
-                f"the classes of {self.name} have no names here; an index from 0 is expected, not {label!r}"
-            )
-        wanted = label.strip().casefold()
-        found = self._indices.get(wanted, [])
-        if len(found) > 1:
-            raise PromptError(f"{label!r} names classes {' and '.join(map(str, found))} of {self.name}; say an index")
-        if not found:
-            close = difflib.get_close_matches(wanted, self._indices, n=3)
-            hint = f"close are {', '.join(close)}" if close else "names of its classes and indices are expected"
-            raise PromptError(f"{self.name} has no class {label!r}; {hint}")
-        return found[0]
-
-    @cached_property
-    def _indices(self) -> dict[str, list[int]]:
-        indices: dict[str, list[int]] = {}
-        for index, description in enumerate(self.class_names or []):
-            for name in dict.fromkeys([description, *description.split(",")]):
-                indices.setdefault(name.strip().casefold(), []).append(index)
-        return indices
+        return self._labels.index(label)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:

@@ -1,11 +1,14 @@
-"""timm's transformer blocks as the engine's: which class of timm is which kind of block, and what its attention does."""
+"""timm's transformer blocks as the engine's: which class is which kind of block, and what its attention does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from timm import layers
+from timm.layers.attention import Attention as TimmAttention
+from timm.layers.attention import AttentionRope
+from timm.layers.diff_attention import DiffAttention as TimmDiffAttention
+from timm.layers.pos_embed_sincos import RotaryEmbeddingMixed
 from timm.models import beit, eva, vision_transformer, vision_transformer_relpos
 from torch import nn
 
@@ -81,12 +84,12 @@ def _parallel(block: Any) -> Block:
         fc2 = Linear(block.out_proj, bias=None, columns=(width, width + hidden))
     else:
         out, fc2 = Linear(block.attn_out_proj), Linear(block.mlp_out_proj)
-    norms = {"q_norm": norm(block.q_norm), "k_norm": norm(block.k_norm)}
+    q_norm, k_norm = norm(block.q_norm), norm(block.k_norm)
     attn: Attention
     if differential:
-        attn = DiffAttention(block, qkv, out, needed_norm(block.sub_norm), **norms)
+        attn = DiffAttention(block, qkv, out, needed_norm(block.sub_norm), q_norm=q_norm, k_norm=k_norm)
     else:
-        attn = Attention(qkv, out, block.num_heads, **norms)
+        attn = Attention(qkv, out, block.num_heads, q_norm=q_norm, k_norm=k_norm)
     scale = layer_scale(block, "ls")
     return Parallel(needed_norm(block.in_norm), attn, Mlp(fc1, activation(block.mlp_act), fc2), scale, scale)
 
@@ -128,7 +131,7 @@ def _rotary(model: Any, module: Any, index: int) -> Attention:
         qkv = Linear(module.qkv)
     rotary = None
     if getattr(model, "rope", None) is not None:
-        mixed = type(model.rope) is layers.RotaryEmbeddingMixed
+        mixed = type(model.rope) is RotaryEmbeddingMixed
         rotary = Rotary(model.rope, module.rotate_half, module.num_prefix_tokens, index if mixed else None)
     return Attention(
         qkv,
@@ -186,10 +189,10 @@ def _differential(model: Any, module: Any, index: int) -> Attention:
 
 
 _ATTENTIONS: dict[type[nn.Module], Callable[[Any, Any, int], Attention]] = {
-    layers.Attention: _standard,
-    layers.AttentionRope: _rotary,
+    TimmAttention: _standard,
+    AttentionRope: _rotary,
     eva.EvaAttention: _rotary,
     beit.Attention: _beit,
     vision_transformer_relpos.RelPosAttention: _relative,
-    layers.DiffAttention: _differential,
+    TimmDiffAttention: _differential,
 }

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm import layers
+from timm.layers.hybrid_embed import HybridEmbed
+from timm.layers.patch_embed import PatchEmbed
 from timm.models import naflexvit
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class Embed:
     def patches(self, pixels: Tensor) -> Tensor:
         """Features of the patches, `[B, d, rows, columns]`."""
         stem = self.model.patch_embed
-        if isinstance(stem, layers.HybridEmbed):
+        if isinstance(stem, HybridEmbed):
             features = stem.backbone(pixels)
             pixels = features[-1] if isinstance(features, list | tuple) else features
         patches: Tensor = stem.proj(pixels)
@@ -80,8 +81,10 @@ class NaFlexEmbed:
         tokens = embeds.norm(tokens)
         if embeds.pos_embed_type != "none":
             tokens = tokens + self.positions(grid).to(tokens.dtype)
-        front = [token.expand(len(pixels), -1, -1) for token in (embeds.cls_token, embeds.reg_token) if token is not None]
-        normed: Tensor = self.model.norm_pre(torch.cat([*front, tokens], dim=1))
+        prefix = [
+            token.expand(len(pixels), -1, -1) for token in (embeds.cls_token, embeds.reg_token) if token is not None
+        ]
+        normed: Tensor = self.model.norm_pre(torch.cat([*prefix, tokens], dim=1))
         return normed
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
@@ -127,14 +130,16 @@ def embed_of(model: Any) -> tuple[Embed | NaFlexEmbed, tuple[int, int], tuple[in
     """
     if isinstance(model, naflexvit.NaFlexVit):
         embeds = model.embeds
-        check_parts(embeds, "cls_token reg_token norm_input proj norm pos_embed pos_embed_y pos_embed_x patch_interpolator")
+        check_parts(
+            embeds, "cls_token reg_token norm_input proj norm pos_embed pos_embed_y pos_embed_x patch_interpolator"
+        )
         patch = (int(embeds.patch_size[0]), int(embeds.patch_size[1]))
         rows, columns = embeds.pos_embed_grid_size or (16, 16)
         return NaFlexEmbed(model), patch, (rows * patch[0], columns * patch[1])
     stem: Any = model.patch_embed
-    if type(stem) is layers.PatchEmbed:
+    if type(stem) is PatchEmbed:
         check_parts(stem, "proj norm")
-    elif type(stem) is layers.HybridEmbed:
+    elif type(stem) is HybridEmbed:
         check_parts(stem, "backbone proj")
     else:
         raise refuse(f"its patches are made by {type(stem).__name__}, and PatchEmbed or HybridEmbed is expected")

@@ -204,7 +204,9 @@ def has_classes(full: str) -> bool:
     import timm
 
     config = timm.get_pretrained_cfg(full)
-    return bool(config and config.num_classes) and not is_projection(config.to_dict(), config.num_classes)
+    if config is None or not config.num_classes:
+        return False
+    return not is_projection(config.to_dict(), config.num_classes)
 
 
 def _is_cached(config: Any) -> bool:

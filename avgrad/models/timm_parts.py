@@ -1,4 +1,4 @@
-"""timm's layers as parts of the engine's blocks: norms, activations, MLPs and what all adapters of timm ask of a module.
+"""timm's layers as parts of the engine's blocks: norms, activations and MLPs.
 
 Layers are known by exact type. What is not known is refused by name, and so are layers and weights that another release
 of timm may add to a known one.
@@ -10,8 +10,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from timm import layers
 from timm.layers import activations
+from timm.layers.layer_scale import LayerScale
+from timm.layers.mlp import GluMlp, SwiGLU
+from timm.layers.mlp import Mlp as TimmMlp
+from timm.layers.norm import LayerNorm, LayerNormFp32, RmsNorm, RmsNormFp32
 from timm.models.vitamin import GeGluMlp
 from torch import Tensor, nn
 
@@ -20,8 +23,8 @@ from avgrad.engine.norms import Norm, NormCache
 from avgrad.engine.parts import Linear, Weight, accept_types
 from avgrad.errors import UnsupportedModelError
 
-LAYER_NORMS = (nn.LayerNorm, layers.LayerNorm, layers.LayerNormFp32)
-RMS_NORMS = (nn.RMSNorm, layers.RmsNorm, layers.RmsNormFp32)
+LAYER_NORMS = (nn.LayerNorm, LayerNorm, LayerNormFp32)
+RMS_NORMS = (nn.RMSNorm, RmsNorm, RmsNormFp32)
 accept_types(*LAYER_NORMS, *RMS_NORMS)
 
 _ACTIVATIONS: dict[type, Activation] = {
@@ -86,7 +89,7 @@ def layer_scale(block: nn.Module, name: str) -> Weight | None:
         return None
     if isinstance(scale, nn.Parameter):
         return Weight(block, name)
-    if type(scale) is not layers.LayerScale:
+    if type(scale) is not LayerScale:
         raise refuse(f"it has a {type(scale).__name__} where a LayerScale is expected")
     return Weight(scale, "gamma")
 
@@ -124,16 +127,16 @@ class NormedMlp(GatedMlp):
 
 def mlp(module: Any) -> Mlp:
     """An MLP of timm: plain, or gated (SwiGLU, GEGLU) with separate or packed weights."""
-    if type(module) is layers.Mlp:
+    if type(module) is TimmMlp:
         check_parts(module, "fc1 act norm fc2")
         return Mlp(Linear(module.fc1), activation(module.act), Linear(module.fc2), norm(module.norm))
-    if type(module) is layers.GluMlp:
+    if type(module) is GluMlp:
         check_parts(module, "fc1 act norm fc2")
         width = module.fc1.weight.shape[0]
         halves = (0, width // 2), (width // 2, width)
         gate, value = (Linear(module.fc1, rows=rows) for rows in (halves[::-1] if module.gate_last else halves))
         return GatedMlp(gate, value, Linear(module.fc2), activation(module.act), norm(module.norm))
-    if type(module) is layers.SwiGLU:
+    if type(module) is SwiGLU:
         check_parts(module, "fc1_g fc1_x act norm fc2")
         gate, value, out = Linear(module.fc1_g), Linear(module.fc1_x), Linear(module.fc2)
         return GatedMlp(gate, value, out, activation(module.act), norm(module.norm))

@@ -6,26 +6,28 @@ It takes what it knows by exact type, and everything else is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from timm import layers
+from timm.layers.attention_pool import AttentionPoolLatent
 from timm.models import beit, deit, eva, naflexvit, vision_transformer, vision_transformer_relpos
 from torch import Tensor, nn
 
 from avgrad.engine.heads import AttentionPooler, Head
-from avgrad.engine.parts import Linear, Weight, check_model
+from avgrad.engine.parts import Linear, Weight
 from avgrad.engine.view import Pool, ViTView, check_view
 from avgrad.errors import UnsupportedModelError
 from avgrad.models.timm_blocks import timm_blocks
 from avgrad.models.timm_embed import embed_of
+from avgrad.models.timm_names import is_projection
 from avgrad.models.timm_parts import check_parts, mlp, norm, refuse
+from avgrad.models.view import check_unwrapped
 
 _TRUNK = "cls_token pos_embed patch_embed blocks norm fc_norm head"
 _VIT = f"{_TRUNK} reg_token patch_drop norm_pre attn_pool"
+
+_HEADS = ("head", "head_dist")
 
 # The models, and which parts of theirs are known.
 _PARTS: dict[type, str] = {
@@ -54,38 +56,34 @@ def trunk_view(model: nn.Module, name: str) -> ViTView:
         raise UnsupportedModelError(f"{name} cannot be explained: {error}") from None
 
 
-def model_view(model: nn.Module, name: str, *, projection: bool = False) -> ViTView:
+def model_view(model: nn.Module, name: str) -> ViTView:
     """The view of a vision transformer of timm with its `head`, proved against the model itself.
 
+    The head of a CLIP-like model is its projection, and embeddings are what it gives. Any other head is a classifier:
+    embeddings are what it reads, its rows are the prompts, and scores are logits.
+
     Args:
-        model: as in `trunk_view`.
+        model: as in `trunk_view`, in eval mode.
         name: of the model, for errors.
-        projection: the head is the projection of a CLIP-like model, and its output the embedding. Else a head is a
-            classifier, whose rows are the prompts: embeddings are what it reads, and scores are logits.
 
     Raises:
         UnsupportedModelError: naming the part that the view cannot express; or the model's own embedding is another.
     """
     view = trunk_view(model, name)
-    head: Any = model.get_submodule("head")
-    if not isinstance(head, nn.Identity):
+    projection = is_projection(getattr(model, "pretrained_cfg", None) or {}, getattr(model, "num_classes", 0))
+    heads = [child for child, layer in model.named_children() if child in _HEADS and type(layer) is not nn.Identity]
+    if heads:
         try:
-            linear = Linear(head)
+            linear, *_ = [Linear(model.get_submodule(head)) for head in heads]
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"{name} cannot be explained: {error}") from None
-        if projection:
-            view = replace(view, head=Head(view.head.norm, linear, True, view.head.num_pooled))
-        else:
-            view = replace(view, head=Head(view.head.norm, None, False, view.head.num_pooled))
-    return prove(view, model, name, projection=projection)
+        norm, num_pooled = view.head.norm, view.head.num_pooled
+        view = replace(view, head=Head(norm, linear if projection else None, projection, num_pooled))
+    return _prove(view, model, name, projection)
 
 
-def prove(view: ViTView, model: Any, name: str, *, projection: bool = False) -> ViTView:
-    """The view, if its embedding is the model's own: at the model's own size, and at another if the model takes one.
-
-    Raises:
-        UnsupportedModelError: they differ.
-    """
+def _prove(view: ViTView, model: Any, name: str, projection: bool) -> ViTView:
+    """The view, if its embedding is the model's own: at the model's own size, and at another if the model takes one."""
     _, patch, native = embed_of(model)
     sizes = [native]
     dynamic = isinstance(model, naflexvit.NaFlexVit) or getattr(model, "dynamic_img_size", False)
@@ -99,20 +97,7 @@ def prove(view: ViTView, model: Any, name: str, *, projection: bool = False) -> 
         embedding: Tensor = model.forward_head(features, pre_logits=not projection)
         return embedding
 
-    with _evaluated(model):
-        return check_view(view, embedding, name, sizes)
-
-
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, and afterwards each of its modules in its own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    return check_view(view, embedding, name, sizes)
 
 
 def _trunk_view(model: nn.Module) -> ViTView:
@@ -120,7 +105,7 @@ def _trunk_view(model: nn.Module) -> ViTView:
         known = ", ".join(kind.__name__ for kind in _PARTS)
         raise refuse(f"it is a {type(model).__name__}, and one of {known} is expected")
     check_parts(model, _PARTS[type(model)])
-    check_model(model)
+    check_unwrapped(model)
     trunk: Any = model
     embed, patch, _ = embed_of(trunk)
     prefix: int = trunk.num_prefix_tokens
@@ -159,7 +144,7 @@ def _pooling(trunk: Any, prefix: int) -> tuple[Pool, AttentionPooler | None, int
 
 
 def _pooler(pooler: Any, num_skipped: int) -> AttentionPooler:
-    if type(pooler) is not layers.AttentionPoolLatent:
+    if type(pooler) is not AttentionPoolLatent:
         raise refuse(f"its pooler is a {type(pooler).__name__}, and AttentionPoolLatent is expected")
     check_parts(pooler, "latent q kv q_norm k_norm pos_embed proj norm mlp")
     if pooler.pool not in ("token", "avg"):
@@ -169,9 +154,9 @@ def _pooler(pooler: Any, num_skipped: int) -> AttentionPooler:
         query=Weight(pooler, "latent"),
         key=Linear(pooler.kv, rows=(0, width)),
         value=Linear(pooler.kv, rows=(width, 2 * width)),
-        out=None if type(pooler.proj) is nn.Identity else Linear(pooler.proj),
+        out=_map(pooler.proj),
         num_heads=pooler.num_heads,
-        query_proj=None if type(pooler.q) is nn.Identity else Linear(pooler.q),
+        query_proj=_map(pooler.q),
         q_norm=norm(pooler.q_norm),
         k_norm=norm(pooler.k_norm),
         positions=None if pooler.pos_embed is None else Weight(pooler, "pos_embed"),
@@ -180,3 +165,8 @@ def _pooler(pooler: Any, num_skipped: int) -> AttentionPooler:
         pool="first" if pooler.pool == "token" else "mean",
         num_skipped=num_skipped,
     )
+
+
+def _map(module: nn.Module) -> Linear | None:
+    """A linear layer; None for nothing."""
+    return None if type(module) is nn.Identity else Linear(module)
