@@ -104,7 +104,7 @@ def localize(
         bool, typer.Option("--layers-grid", help="Also write layers.png: each layer's map.")
     ] = False,
     layers: Annotated[str, typer.Option(help="all, K: from layer K, -K: the last K, or a list such as 3,5,7.")] = "all",
-    pooling: Annotated[str, typer.Option(help="What a layer's score is of: mean or cls.")] = "mean",
+    pooling: Annotated[Literal["mean", "cls"], typer.Option(help="What a layer's score is of.")] = "mean",
     size: Annotated[
         int | None, typer.Option(help="Short side in pixels that the network sees.", min=16, max=4096)
     ] = None,
@@ -156,7 +156,7 @@ def localize(
             loaded,
             method=name,
             layers=which,
-            pooling=pooling,  # type: ignore[arg-type]
+            pooling=pooling,
             size=size,
             keep=False,
             **options[name],

@@ -119,7 +119,7 @@ class Localizer:
     # ------------------------------------------------------------------ images
 
     def set_image(self, image: ImageSource) -> None:
-        """Sets the image that prompts are located in.
+        """Sets the image that prompts are located in. After other weights are loaded into the model, set it again.
 
         Args:
             image: a path, a file's bytes, a PIL image, an array `[H, W, 3]` or a tensor `[3, H, W]`; arrays and tensors
@@ -285,8 +285,8 @@ class Localizer:
         Args:
             images: any iterable of what `set_image` takes; it is read as far ahead as needed.
             audio, text, speech, image, prompts, templates: as in `localize`.
-            batch_size: the largest number of images in a forward pass. Memory grows with it, see `keep`; up to twice as
-                many decoded images wait for others of their shape.
+            batch_size: the largest number of images in a forward pass. Memory grows with it, see `keep`; up to four
+                times as many decoded images wait for others of their shape.
             workers: threads that decode images.
 
         Returns:

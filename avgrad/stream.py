@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from avgrad.localizer import Localizer
 
 
+WINDOW = 4  # batches of images that may wait for others of their shape
+
+
 @dataclass(eq=False)
 class _Item:
     """One image on its way.
@@ -52,7 +55,7 @@ def stream(
 ) -> Iterator[Localization]:
     """What `Localizer.stream` gives for checked prompts.
 
-    Images wait for others of their shape until there are `batch_size` of them, or twice as many images wait in all.
+    Images wait for others of their shape until there are `batch_size` of them, or `WINDOW` times as many wait in all.
     """
     waiting: deque[_Item] = deque()  # not given back yet, in order
     groups: dict[torch.Size, list[_Item]] = {}  # of those, by shape: not located yet
@@ -83,7 +86,7 @@ def stream(
         if len(groups[item.shape]) == batch_size:
             locate(item.shape)
         yield from located()
-        if len(waiting) >= 2 * batch_size:
+        if len(waiting) >= WINDOW * batch_size:
             locate(waiting[0].shape)
             yield from located()
     while waiting:
@@ -111,11 +114,17 @@ def _decoded(localizer: Localizer, images: Iterable[Any], ahead: int, workers: i
     futures: deque[Future[_Item]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="avgrad-decode")
     try:
-        for index, source in enumerate(images):
-            futures.append(pool.submit(decode, index, source))
-            if len(futures) > ahead:
-                yield futures.popleft().result()
+        end: _Item | None = None
+        try:
+            for index, source in enumerate(images):
+                futures.append(pool.submit(decode, index, source))
+                if len(futures) > ahead:
+                    yield futures.popleft().result()
+        except Exception as error:  # of the iterable itself: those that it gave before are located first
+            end = _Item(error=error)
         while futures:
             yield futures.popleft().result()
+        if end is not None:
+            yield end
     finally:
         pool.shutdown(cancel_futures=True)

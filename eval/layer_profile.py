@@ -27,8 +27,8 @@ from avgrad.encoders.text import encode_labels
 from avgrad.engine.view import ViTView
 from avgrad.errors import InputError, UnsupportedModelError
 from avgrad.files import write_atomic
-from eval.ade20k_data import Ade20k
-from eval.dataset import DataError
+from eval.task import DataError
+from eval.tasks.ade20k import Ade20k, Ade20kSound, Ade20kSpeech
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,12 +118,12 @@ def objects_in_scenes(model: Any, number: int, seed: int, prompt: str) -> Iterat
 def objects_in_data(model: Any, data: Ade20k, by_text: bool, template: str) -> Iterator[ObjectInScene]:
     """The objects of a data set, with prompts from their class names or from its sounds."""
     for item in tqdm(data.items, desc=data.name):
-        sample = data.load(item, model.preprocess)
+        case = data.load(item, model.preprocess)
         if by_text:
             prompt = encode_labels(model, [item.class_name], [template])[0]
         else:
-            prompt = model.encode_clips(sample.clips[0])
-        yield ObjectInScene(item.class_name, sample.pixels, prompt, sample.mask)
+            prompt = model.encode_clips(case.prompts[0])
+        yield ObjectInScene(item.class_name, case.pixels, prompt, torch.from_numpy(case.truth["mask"]))
 
 
 def table(models: dict[str, dict[str, LayerProfile]]) -> str:
@@ -183,7 +183,8 @@ def main(
         raise typer.BadParameter(f"{rows!r} is unknown; expected sound or speech", param_hint="--rows")
     try:
         found = {}
-        dataset = None if data is None else Ade20k(data, modality, n)  # type: ignore[arg-type]
+        kind = Ade20kSound if modality == "sound" else Ade20kSpeech
+        dataset = None if data is None else kind(data, n)
         for name in names:
             towers = ("vision", "text") if prompt == "text" else ("vision", "audio")
             loaded: Any = avgrad.load(name, checkpoint=checkpoint, device=device, towers=towers)

@@ -1,6 +1,6 @@
-"""Runs a benchmark: batches, workers that load them, resuming, and many processes.
+"""Runs a task: batches, workers that load them, resuming, and many processes.
 
-Which items make up a batch depends on the data set and the batch size alone, and each batch is computed by one process
+Which items make up a batch depends on the task and the batch size alone, and each batch is computed by one process
 and kept in one file. So the results do not depend on how many processes there were, nor on how often they were killed.
 """
 
@@ -12,11 +12,11 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,26 +26,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from avgrad.encoders.image import Preprocess
 from avgrad.engine.methods import Pooling
-from avgrad.engine.view import ViTView
-from eval.dataset import DataError, DataSet, Item, Problem, Sample
+from avgrad.models.model import Model
 from eval.methods import attribute_all
-from eval.store import Records, RunFolder
+from eval.store import Batch, RunFolder
+from eval.task import Case, DataError, Item, Problem, Task
 
 PACKAGES = ("avgrad", "torch", "torchaudio", "numpy", "pillow", "soundfile", "av")
-
-
-class SoundModel(Protocol):
-    """What the benchmark needs of a model of `avgrad.load`."""
-
-    name: str
-    preprocess: Preprocess
-
-    @property
-    def vision(self) -> ViTView: ...
-
-    def encode_clips(self, clips: Tensor) -> Tensor: ...
-
-    def state_dict(self) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -109,10 +95,11 @@ def _barrier() -> None:
 # ------------------------------------------------------------------ the manifest
 
 
-def model_fingerprint(model: SoundModel) -> str:
+def model_fingerprint(model: Any) -> str:
     """SHA-256 over the model's tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    module = model if isinstance(model, torch.nn.Module) else model.model  # other libraries' models are wrapped
+    for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -133,11 +120,11 @@ def _device_name(device: torch.device) -> str:
 
 
 def make_manifest(
-    model: SoundModel, data: DataSet, settings: Settings, arguments: dict[str, Any], device: torch.device
+    model: Model, task: Task, settings: Settings, arguments: dict[str, Any], device: torch.device
 ) -> dict[str, Any]:
     """Everything that the results depend on."""
     return {
-        "benchmark": data.name,
+        "benchmark": task.name,
         "arguments": {**arguments, **vars(settings)},
         "model": {
             "name": model.name,
@@ -145,14 +132,12 @@ def make_manifest(
             "dtype": str(model.vision.dtype),
         },
         "data": {
-            "fingerprint": data.fingerprint,
-            "rows": data.num_rows,
-            "items": len(data.items),
-            "problems": [[problem.row, problem.kind, problem.message] for problem in data.problems],
-            "timings": list(data.timings),
-            "side": data.side,
+            "fingerprint": task.fingerprint,
+            "rows": task.num_rows,
+            "items": len(task.items),
+            "problems": [[problem.row, problem.kind, problem.message] for problem in task.problems],
         },
-        "num_batches": -(-len(data.items) // settings.batch_size),
+        "num_batches": -(-len(task.items) // settings.batch_size),
         "versions": _versions(),
         "device": _device_name(device),
     }
@@ -162,68 +147,82 @@ def make_manifest(
 
 
 @dataclass(frozen=True)
-class _Batch:
+class _Loaded:
     number: int
     items: list[Item]
-    samples: list[Sample]
+    cases: list[Case]
     problems: list[Problem]
 
 
-class _Batches(Dataset[_Batch]):
+class _Batches(Dataset[_Loaded]):
     """The batches with the given numbers, loaded; runs in the data loader's workers."""
 
-    def __init__(self, data: DataSet, preprocess: Preprocess, batch_size: int, numbers: Sequence[int]) -> None:
-        self.data, self.preprocess, self.batch_size, self.numbers = data, preprocess, batch_size, numbers
+    def __init__(self, task: Task, preprocess: Preprocess, batch_size: int, numbers: Sequence[int]) -> None:
+        self.task, self.preprocess, self.batch_size, self.numbers = task, preprocess, batch_size, numbers
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, index: int) -> _Batch:
-        number = self.numbers[index]
-        items, samples, problems = [], [], []
-        for item in self.data.items[number * self.batch_size : (number + 1) * self.batch_size]:
+    def __getitem__(self, index: int) -> _Loaded:
+        batch = _Loaded(self.numbers[index], [], [], [])
+        start = batch.number * self.batch_size
+        for item in self.task.items[start : start + self.batch_size]:
             try:
-                sample = self.data.load(item, self.preprocess)
+                case = self.task.load(item, self.preprocess)
             except DataError as error:
-                problems.append(Problem(item.row, "unreadable file", str(error)))
+                batch.problems.append(Problem(item.row, "unreadable file", str(error)))
                 continue
-            if not sample.mask.any():  # it counts, as in the original: a heatmap can be wrong about it
-                message = (
-                    f"{item.image} shows no {item.class_name} (class {item.class_id}) in the part that is evaluated"
-                )
-                problems.append(Problem(item.row, "no pixels", message))
-            items.append(item)
-            samples.append(sample)
-        return _Batch(number, items, samples, problems)
+            batch.problems.extend(Problem(item.row, *problem) for problem in case.problems)
+            batch.items.append(item)
+            batch.cases.append(case)
+        return batch
 
 
-def _compute(model: SoundModel, view: ViTView, settings: Settings, batch: _Batch) -> dict[str, np.ndarray]:
-    """Raw maps by each method, float32 `[B, P, gh, gw]`."""
-    if not batch.samples:
-        return {}
-    pixels = torch.stack([sample.pixels for sample in batch.samples]).to(view.device)
-    prompts = torch.stack([torch.stack([model.encode_clips(c) for c in sample.clips]) for sample in batch.samples])
+class _Encoder:
+    """Embeds the prompts of cases; a text is encoded once."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._texts: dict[str, Tensor] = {}
+
+    def __call__(self, prompt: Tensor | str) -> Tensor:
+        if isinstance(prompt, Tensor):
+            embedding: Tensor = self.model.encode_clips(prompt)
+            return embedding
+        if prompt not in self._texts:
+            self._texts[prompt] = self.model.encode_text([prompt])[0]
+        return self._texts[prompt]
+
+
+def _compute(model: Model, encode: _Encoder, settings: Settings, batch: _Loaded) -> list[dict[str, np.ndarray]]:
+    """For each item raw maps by each method, float32 `[P, gh, gw]`."""
+    if not batch.cases:
+        return []
+    view = model.vision
+    pixels = torch.stack([case.pixels for case in batch.cases]).to(view.device)
+    counts = [len(case.prompts) for case in batch.cases]
+    most = max(counts)
+    # items with fewer prompts than others repeat their last one, whose maps are dropped
+    padded = [[*case.prompts, *[case.prompts[-1]] * (most - len(case.prompts))] for case in batch.cases]
+    prompts = torch.stack([torch.stack([encode(prompt) for prompt in own]) for own in padded])
     maps = attribute_all(view, pixels, prompts, settings.methods, settings.layers, settings.pooling)
-    return {name: values.cpu().numpy() for name, values in maps.items()}
+    arrays = {name: values.cpu().numpy() for name, values in maps.items()}
+    return [{name: a[index, :count] for name, a in arrays.items()} for index, count in enumerate(counts)]
 
 
-def _records(batch: _Batch, maps: dict[str, np.ndarray]) -> Records:
-    masks = [np.packbits(sample.mask.numpy()) for sample in batch.samples]
-    return Records(
-        rows=np.array([item.row for item in batch.items], dtype=np.int64),
-        images=np.array([item.image for item in batch.items], dtype=np.str_),
-        class_ids=np.array([item.class_id for item in batch.items], dtype=np.int64),
-        class_names=np.array([item.class_name for item in batch.items], dtype=np.str_),
-        masks=np.array(masks, dtype=np.uint8),
-        digests=np.array([np.frombuffer(sample.digest, dtype=np.uint8) for sample in batch.samples], dtype=np.uint8),
-        maps=maps,
+def _measure(task: Task, model: Model, batch: _Loaded, maps: list[dict[str, np.ndarray]]) -> Batch:
+    measured = [task.measure(case, own, model) for case, own in zip(batch.cases, maps, strict=True)]
+    return Batch(
+        items=[asdict(item) for item in batch.items],
+        digests=np.array([np.frombuffer(case.digest, dtype=np.uint8) for case in batch.cases], dtype=np.uint8),
+        measures={name: np.stack([own[name] for own in measured]) for name in measured[0]} if measured else {},
         problems=batch.problems,
     )
 
 
 def evaluate(
-    model: SoundModel,
-    data: DataSet,
+    model: Model,
+    task: Task,
     out: Path,
     settings: Settings,
     arguments: dict[str, Any],
@@ -231,14 +230,14 @@ def evaluate(
     strict: bool = False,
     notice: Callable[[str], None] = print,
 ) -> tuple[RunFolder, Timing]:
-    """Compute and store the heatmaps of a data set, or of what is left of it.
+    """Compute and store the measures of a benchmark, or of what is left of it.
 
     With torchrun every process calls this; the first one ends up with all results in its folder, even without a common
     file system.
 
     Args:
         model: moved to its device.
-        data: the benchmark's data.
+        task: the benchmark.
         out: the run's folder.
         settings: how to evaluate.
         arguments: of the command line, kept in the manifest.
@@ -257,13 +256,12 @@ def evaluate(
     began = time.perf_counter()
     timing = Timing()
     rank, world = rank_and_world()
-    view = model.vision
     if rank == 0:
-        for problem in data.problems:
+        for problem in task.problems:
             notice(str(problem))
-    if strict and data.problems:
-        raise DataError(f"{data.problems[0]}; --strict accepts none")
-    manifest = make_manifest(model, data, settings, arguments, view.device)
+    if strict and task.problems:
+        raise DataError(f"{task.problems[0]}; --strict accepts none")
+    manifest = make_manifest(model, task, settings, arguments, model.vision.device)
     for current in range(world):  # one after the other: they may share the folder
         if current == rank:
             folder = RunFolder.begin(out, manifest)
@@ -271,9 +269,10 @@ def evaluate(
 
     numbers = range(rank, manifest["num_batches"], world)
     todo = [number for number in numbers if not folder.has(number)]
-    batches = _Batches(data, model.preprocess, settings.batch_size, todo)
+    batches = _Batches(task, model.preprocess, settings.batch_size, todo)
     loader = DataLoader(batches, batch_size=None, num_workers=min(workers, len(todo)), collate_fn=_as_it_is)
-    bar = _progress(rank, world, len(data.items), settings.batch_size, numbers, todo)
+    bar = _progress(rank, world, len(task.items), settings.batch_size, numbers, todo)
+    encode = _Encoder(model)
     with cpu_threads(settings.threads), bar as progress:
         for batch in loader:
             if strict and batch.problems:
@@ -281,10 +280,10 @@ def evaluate(
             for problem in batch.problems:
                 notice(str(problem))
             started = time.perf_counter()
-            maps = _compute(model, view, settings, batch)
+            maps = _compute(model, encode, settings, batch)
             timing.model_seconds += time.perf_counter() - started
-            timing.items += len(batch.samples)
-            folder.write(batch.number, _records(batch, maps).to_bytes())
+            timing.items += len(batch.cases)
+            folder.write(batch.number, _measure(task, model, batch, maps).to_bytes())
             if progress is not None:
                 progress.update(len(batch.items) + sum(p.kind == "unreadable file" for p in batch.problems))
     _collect(folder, manifest["num_batches"], rank, world)

@@ -1,7 +1,7 @@
 """Synthetic scenes: `python -m eval.scenes` evaluates a model on held-out scenes, by default the bundled one.
 
-Prompted segmentation (`eval.metrics`) with min-max normalized heatmaps, for sounds, held-out voices and texts; the
-ROC-AUC of scores of present against absent objects; and a baseline that ignores image and prompt.
+Prompted segmentation with min-max normalized heatmaps, for sounds, held-out voices and texts; the ROC-AUC of scores of
+present against absent objects; and a baseline that ignores image and prompt.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from avgrad.files import write_atomic
 from avgrad.media import open_audio
 from avgrad.models.imagebind import ImageBind
 from avgrad.scenes import CLASSES, draw_scene, mix_sound, scene_rng, spoken, texts
-from eval.metrics import prompted_segmentation
+from eval.metrics.prompted_segmentation import prompted_segmentation
 from eval.report import markdown
 
 BATCH = 25

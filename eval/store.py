@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 from avgrad.errors import InputError
 from avgrad.files import write_atomic
-from eval.dataset import Problem
+from eval.task import Problem
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -29,60 +29,30 @@ class RunError(InputError):
 
 
 @dataclass(frozen=True)
-class Records:
-    """Results of N evaluated items, in the order of the data set.
+class Batch:
+    """What is kept of the items of one batch.
 
     Attributes:
-        rows: number of each item's row, `[N]`.
-        images: name of each item's image.
-        class_ids: `[N]`.
-        class_names: one per item.
-        masks: pixels of the class, packed eight pixels to a byte, `[N, side * side / 8]`.
-        maps: for each method raw heatmaps on the patch grid, float32 `[N, P, gh, gw]`.
+        items: the fields of each evaluated item.
         digests: SHA-256 of each item's files, `[N, 32]`.
-        problems: of items that were loaded, evaluated or not.
+        measures: what the task measured, by name, `[N, ...]`.
+        problems: of all items of the batch, evaluated or not.
     """
 
-    rows: Array
-    images: Array
-    class_ids: Array
-    class_names: Array
-    masks: Array
-    maps: Mapping[str, Array]
+    items: Sequence[Mapping[str, Any]]
     digests: Array
+    measures: Mapping[str, Array]
     problems: Sequence[Problem]
 
     def to_bytes(self) -> bytes:
-        """The content of a file that `from_bytes` reads."""
-        problems = json.dumps([[p.row, p.kind, p.message] for p in self.problems])
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
-        arrays.update({f"map {name}": maps for name, maps in self.maps.items()})
+        """The content of the batch's file."""
+        problems = [[problem.row, problem.kind, problem.message] for problem in self.problems]
+        arrays: dict[str, Any] = {f"measure {name}": values for name, values in self.measures.items()}
         stream = io.BytesIO()
-        np.savez(stream, problems=problems, **arrays)
+        np.savez(
+            stream, items=json.dumps(list(self.items)), problems=json.dumps(problems), digests=self.digests, **arrays
+        )  # type: ignore[arg-type]
         return stream.getvalue()
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> Records:
-        """What `to_bytes` wrote."""
-        with np.load(io.BytesIO(content)) as file:
-            maps = {name.removeprefix("map "): file[name] for name in file.files if name.startswith("map ")}
-            problems = [Problem(*fields) for fields in json.loads(str(file["problems"]))]
-            return cls(**{name: file[name] for name in _ARRAYS}, maps=maps, problems=problems)
-
-    @classmethod
-    def join(cls, parts: Iterable[Records]) -> Records:
-        """The records of several batches, one after the other; batches of which no item could be loaded add only
-        their problems."""
-        parts = list(parts)
-        filled = [part for part in parts if len(part.rows)] or parts[:1]
-        return cls(
-            **{name: np.concatenate([getattr(part, name) for part in filled]) for name in _ARRAYS},
-            maps={name: np.concatenate([part.maps[name] for part in filled]) for name in filled[0].maps},
-            problems=[problem for part in parts for problem in part.problems],
-        )
-
-
-_ARRAYS = ("rows", "images", "class_ids", "class_names", "masks", "digests")
 
 
 class RunFolder:
@@ -145,22 +115,23 @@ class RunFolder:
             raise RunError(f"{path / MANIFEST} cannot be read ({error}); name another folder") from None
         return cls(path, manifest)
 
-    def _batch(self, number: int) -> Path:
+    def path_of(self, number: int) -> Path:
+        """The file of a batch."""
         return self.path / "batches" / f"{number:06d}.npz"
 
     def has(self, number: int) -> bool:
         """Whether a batch is done."""
-        return self._batch(number).exists()
+        return self.path_of(number).exists()
 
     def write(self, number: int, content: bytes) -> None:
-        """Keep the results of a batch (`Records.to_bytes`)."""
-        write_atomic(self._batch(number), content)
+        """Keep the results of a batch (`Batch.to_bytes`)."""
+        write_atomic(self.path_of(number), content)
 
     def read(self, number: int) -> bytes:
         """The results of a batch that is done."""
-        return self._batch(number).read_bytes()
+        return self.path_of(number).read_bytes()
 
-    def records(self) -> Records:
+    def measures(self) -> Measures:
         """The results of all batches.
 
         Raises:
@@ -172,7 +143,83 @@ class RunFolder:
             raise RunError(
                 f"{self.path} lacks {missing} of {count} batches; finish the run by the command that began it"
             )
-        return Records.join(Records.from_bytes(self.read(number)) for number in range(count))
+        return Measures.of(self)
+
+
+class Measures:
+    """The results of a finished run, or of some of its items; arrays stay on disk until they are asked for.
+
+    Attributes:
+        manifest: of the run.
+        items: the fields of each evaluated item, in the order of the data set.
+        digests: SHA-256 of each item's files, `[N, 32]`.
+        problems: found on loading.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        items: Sequence[Mapping[str, Any]],
+        digests: Array,
+        problems: Sequence[Problem],
+        places: Array,
+    ) -> None:
+        self.manifest = folder.manifest
+        self.items, self.digests, self.problems = items, digests, problems
+        self._folder, self._places = folder, places  # places: batch and place in it, [N, 2]
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> Measures:
+        """All items of a run."""
+        items: list[Mapping[str, Any]] = []
+        digests, places, problems = [np.zeros((0, 32), dtype=np.uint8)], [], []
+        for number in range(folder.manifest["num_batches"]):
+            with np.load(folder.path_of(number)) as file:
+                own = json.loads(str(file["items"]))
+                items += own
+                places += [(number, place) for place in range(len(own))]
+                if own:
+                    digests.append(file["digests"])
+                problems += [Problem(*fields) for fields in json.loads(str(file["problems"]))]
+        return cls(folder, items, np.concatenate(digests), problems, np.array(places, dtype=np.int64).reshape(-1, 2))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def methods(self) -> list[str]:
+        """The attribution methods of the run."""
+        return list(self.manifest["arguments"]["methods"])
+
+    def field(self, name: str) -> Array:
+        """A field of all items, `[N]`."""
+        return np.array([item[name] for item in self.items])
+
+    def subset(self, chosen: Array) -> Measures:
+        """Some of the items, by their positions."""
+        items = [self.items[int(position)] for position in chosen]
+        return Measures(self._folder, items, self.digests[chosen], self.problems, self._places[chosen])
+
+    def take(self, name: str, chosen: Array | None = None) -> Array:
+        """A measure of some items (all, if None), `[n, ...]`, in their order.
+
+        Args:
+            name: of the measure.
+            chosen: positions of the items.
+        """
+        places = self._places if chosen is None else self._places[chosen]
+        parts: list[Array] = [np.empty(0)] * len(places)
+        for number in np.unique(places[:, 0]):
+            with np.load(self._folder.path_of(int(number))) as file:
+                values = file[f"measure {name}"]
+            for position in np.flatnonzero(places[:, 0] == number):
+                parts[position] = values[places[position, 1]]
+        return np.stack(parts)
+
+    def stream(self, name: str, size: int = 1024) -> Iterator[Array]:
+        """A measure of all items, at most `size` at a time, `[n, ...]`."""
+        for start in range(0, len(self), size):
+            yield self.take(name, np.arange(start, min(start + size, len(self))))
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:

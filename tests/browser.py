@@ -141,9 +141,10 @@ def serving(folder: Path) -> Iterator[Server]:
 def chromium(microphone: Path) -> Iterator[Browser]:
     """A headless Chromium whose microphone plays a WAV file in a loop; skips the test if there is none."""
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import expect, sync_playwright
     except ImportError:
         pytest.skip(NO_BROWSER)
+    expect.set_options(timeout=WAIT)
     with sync_playwright() as playwright:
         browser = _launch(playwright, microphone)
         if browser is None:

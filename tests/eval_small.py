@@ -1,6 +1,6 @@
 """A small model and small data for the tests of the benchmarks; run as a program, a benchmark over them.
 
-    python eval_small.py DATA PROMPT OUT SEED
+    python eval_small.py DATA TASK OUT SEED
 
 Under torchrun, "RANK" in OUT becomes the number of the process. Each process writes its id beside OUT.
 """
@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -24,10 +24,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.towers import ImageBindConfig
-from eval.ade20k import benchmark
-from eval.ade20k_data import PROMPT_COLUMNS, Ade20k, Prompt
+from eval.__main__ import benchmark
 from eval.runner import Settings, process_group
+from eval.task import get_task
+from eval.tasks.ade20k import Ade20k, Ade20kSound, Ade20kSpeech
 
+Prompt = Literal["sound", "speech"]
+TASKS: dict[Prompt, type[Ade20k]] = {"sound": Ade20kSound, "speech": Ade20kSpeech}
 CLASSES = {300: "dog", 1259: "cat", 2000: "bell"}
 
 
@@ -66,7 +69,7 @@ def write_item(root: Path, name: str, class_id: int, generator: np.random.Genera
 
 def write_table(root: Path, prompt: Prompt, rows: Sequence[dict[str, Any]]) -> None:
     """The table, with an unknown column."""
-    columns = ["unnamed", "image_location", PROMPT_COLUMNS[prompt], "ade_class_id", "timing", "class_name"]
+    columns = ["unnamed", "image_location", TASKS[prompt].prompt_column, "ade_class_id", "timing", "class_name"]
     with open(root / "prompted_segmentation.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
@@ -76,7 +79,7 @@ def write_table(root: Path, prompt: Prompt, rows: Sequence[dict[str, Any]]) -> N
 def row(name: str, prompt: Prompt, class_id: int, **changes: Any) -> dict[str, Any]:
     """A good row, but for the changes."""
     timing = json.dumps([0.3, 0.6]) if prompt == "speech" else ""
-    fields = {"image_location": f"{name}.jpg", PROMPT_COLUMNS[prompt]: f"some/where/{name}.wav",
+    fields = {"image_location": f"{name}.jpg", TASKS[prompt].prompt_column: f"some/where/{name}.wav",
               "ade_class_id": class_id, "timing": timing, "class_name": CLASSES.get(class_id, "object")}  # fmt: skip
     return {**fields, **changes}
 
@@ -94,14 +97,20 @@ def write_data(root: Path, prompt: Prompt, count: int, seed: int = 0) -> Path:
 
 
 def main() -> None:
-    data, prompt, out, seed = sys.argv[1:]
+    data, name, out, seed = sys.argv[1:]
     rank = os.environ.get("RANK", "0")
     out = out.replace("RANK", rank)
     Path(f"{out}.new{rank}").write_text(str(os.getpid()))
     os.replace(f"{out}.new{rank}", f"{out}.pid{rank}")  # atomic
     with process_group():
-        dataset = Ade20k(data, "sound" if prompt == "sound" else "speech")
-        benchmark(small_model(int(seed)), dataset, Path(out), Settings(batch_size=2), {"seed": seed}, workers=1)
+        benchmark(
+            small_model(int(seed)),
+            get_task(name)(Path(data)),
+            Path(out),
+            Settings(batch_size=2),
+            {"seed": seed},
+            workers=1,
+        )
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ TEXT = {
     "num_attention_heads": 4,
     "vocab_size": 99,
     "max_position_embeddings": 20,
-    "bos_token_id": 0,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
     "eos_token_id": 2,
-    "pad_token_id": 1,
 }
 
 
@@ -59,7 +59,11 @@ class Small:
         """The oracle's maps `[B, P, L, patches]`."""
         parts: Any = (lambda: self.own(pixels), self.blocks, self.head, prompts)
         options: Any = {"num_prefix_tokens": self.num_prefix_tokens, "cosine": self.cosine}
-        return oracle.legrad_pooled(*parts, **options) if self.pooled else oracle.legrad(*parts, **options, pooling=pooling)
+        return (
+            oracle.legrad_pooled(*parts, **options)
+            if self.pooled
+            else oracle.legrad(*parts, **options, pooling=pooling)
+        )
 
 
 def _read(model: Any, layers: Sequence[nn.Module], pixels: Tensor, **options: Any) -> Tensor:
@@ -122,18 +126,22 @@ def siglip(cls: type = tf.SiglipModel) -> Small:
     )
 
 
-def siglip2() -> Small:
+def siglip2(cls: type = tf.Siglip2Model) -> Small:
     from transformers.models.siglip2.image_processing_siglip2 import convert_image_to_patches
 
-    model = shaken(tf.Siglip2Model(tf.Siglip2Config(text_config=TEXT, vision_config={**VISION, "num_patches": 16})))
+    model = shaken(cls(tf.Siglip2Config(text_config=TEXT, vision_config={**VISION, "num_patches": 16})))
     trunk = model.vision_model
 
     def own(pixels: Tensor) -> Tensor:
         patches = torch.stack([convert_image_to_patches(image, SIDE) for image in pixels])
         shapes = torch.tensor([[side // SIDE for side in pixels.shape[-2:]]] * len(pixels))
-        output = model.get_image_features(patches, torch.ones(patches.shape[:2]).int(), shapes)
-        return output.pooler_output
+        inputs = (patches, torch.ones(patches.shape[:2]).int(), shapes)
+        if cls is tf.Siglip2Model:
+            return model.get_image_features(*inputs).pooler_output
+        return _read(model, [model.classifier], patches, pixel_attention_mask=inputs[1], spatial_shapes=shapes)
 
+    if cls is not tf.Siglip2Model:
+        return Small(model, own, trunk.encoder.layers, trunk.post_layernorm, 0, cosine=False)
     return Small(model, own, trunk.encoder.layers, trunk.head, 0, pooled=True)
 
 
@@ -207,6 +215,7 @@ SMALL: dict[str, Callable[[], Small]] = {
     "SigLIP vision": lambda: siglip(tf.SiglipVisionModel),
     "SigLIP classifier": siglip_classifier,
     "SigLIP 2 NaFlex": siglip2,
+    "SigLIP 2 NaFlex, classifier": lambda: siglip2(tf.Siglip2ForImageClassification),
     "ViT": lambda: vit(tf.ViTModel),
     "ViT classifier": lambda: vit(tf.ViTForImageClassification, qkv_bias=False),
     "ViT classifier, oblong": vit_oblong,

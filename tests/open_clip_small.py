@@ -48,7 +48,11 @@ class Small:
         """The oracle's maps `[B, P, L, patches]`."""
         parts: Any = (lambda: self.own(pixels), self.blocks, self.head, prompts)
         options: Any = {"cosine": self.cosine, "num_prefix_tokens": self.num_prefix_tokens}
-        return oracle.legrad_pooled(*parts, **options) if self.pooled else oracle.legrad(*parts, **options, pooling=pooling)
+        return (
+            oracle.legrad_pooled(*parts, **options)
+            if self.pooled
+            else oracle.legrad(*parts, **options, pooling=pooling)
+        )
 
 
 def own_tower(size: Any = SIZE, patch: Any = PATCH, act: type[nn.Module] = nn.GELU, **options: Any) -> Small:
@@ -110,6 +114,8 @@ SMALL: dict[str, Callable[[], Small]] = {
         "vit_pe_core_tiny_patch16_384", prefix=0, global_pool="map", num_classes=WIDTH, class_token=False
     ),
     "SigLIP": lambda: timm_tower("vit_base_patch16_siglip_224", prefix=0, global_pool="map", num_classes=0),
-    "relative positions": lambda: timm_tower("vit_relpos_medium_patch16_cls_224", [nn.Linear(32, WIDTH)], num_classes=0),
+    "relative positions": lambda: timm_tower(
+        "vit_relpos_medium_patch16_cls_224", [nn.Linear(32, WIDTH)], num_classes=0
+    ),
     "MLP projection": lambda: timm_tower("vit_tiny_patch16_224", [Mlp(32, 2 * WIDTH, WIDTH)], num_classes=0),
 }

@@ -12,7 +12,8 @@ from eval_small import write_data
 from typer.testing import CliRunner
 
 from avgrad.engine.methods import list_methods
-from eval.ade20k import app
+from eval.__main__ import app
+from eval.task import list_tasks
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_method_is_a_choice() -> None:
-    told = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "400"})
+    told = CliRunner().invoke(app, ["ade20k-sound", "--help"], env={"COLUMNS": "400"})
     assert told.exit_code == 0
     assert "|".join(list_methods()) in told.output
 
@@ -40,23 +41,31 @@ def test_every_method_is_a_choice() -> None:
     ],
 )
 def test_wrong_arguments_are_named(data: Path, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
-    every = ["--data", str(data), "--prompt", "sound", "--out", str(tmp_path / "run"), *arguments]
+    every = ["ade20k-sound", "--data", str(data), "--out", str(tmp_path / "run"), *arguments]
     told = CliRunner().invoke(app, every, env={"COLUMNS": "400"})
     assert (told.exit_code, message in told.output) == (code, True), told.output
     assert not (tmp_path / "run").exists()
 
 
+def test_benchmarks_are_listed() -> None:
+    told = CliRunner().invoke(app, ["list"])
+    assert told.exit_code == 0
+    for name in list_tasks():
+        assert f"{name}\n  measures  " in told.output
+    assert "prompted_segmentation.csv" in told.output
+
+
 def test_the_bundled_model_from_the_command_line(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    arguments = ["--data", data, "--prompt", "sound", "--out", out, "--method", "legrad", "--normalization", "image",
-                 "--layers", "-2", "--limit", "4", "--workers", "1", "--strict", "--latex"]  # fmt: skip
+    arguments = ["--data", data, "--out", out, "--method", "legrad", "--layers", "-2", "--limit", "4", "--workers", "1",
+                 "--strict", "--latex"]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "eval.ade20k", *map(str, arguments)],
+        [sys.executable, "-m", "eval", "ade20k-sound", *map(str, arguments)],
         cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "| mini, legrad" in done.stdout and r"\begin{tabular}" in done.stdout
     assert "4 of 4 rows evaluated" in done.stdout
     results = json.loads((out / "results.json").read_text())
-    assert results["arguments"]["layers"] == -2 and results["arguments"]["normalizations"] == ["image"]
-    assert results["model"]["name"] == "mini" and len(results["results"]) == 1
+    assert results["arguments"]["layers"] == -2
+    assert results["model"]["name"] == "mini" and len(results["results"]) == 2

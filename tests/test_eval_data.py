@@ -14,10 +14,11 @@ from torchvision import transforms
 from avgrad.encoders.audio import log_mel_clips
 from avgrad.encoders.image import center_crop
 from avgrad.media import open_audio
-from eval.ade20k_data import Ade20k, as_stored
-from eval.dataset import DataError
-from eval.metrics import Array
+from eval.metrics.prompted_segmentation import Array
+from eval.reading import as_stored
 from eval.runner import Settings, evaluate
+from eval.task import DataError
+from eval.tasks.ade20k import Ade20kSound, Ade20kSpeech
 
 GENERATOR = np.random.default_rng
 
@@ -38,21 +39,21 @@ def test_reads_the_published_layout(tmp_path: Path) -> None:
         row("c", "sound", 300, image_location="sub/c.jpg"),
     ]
     write_table(tmp_path, "sound", rows)
-    data = Ade20k(tmp_path, "sound")
+    data = Ade20kSound(tmp_path)
     assert [(item.row, item.image, item.class_id, item.class_name, item.prompt) for item in data.items] == [
         (1, "a.jpg", 1259, "cat", "a.wav"),
         (5, "b.jpg", 1259, "cat", "b.wav"),
         (6, "sub/c.jpg", 300, "dog", "c.wav"),
     ]
-    assert (data.num_rows, data.problems, data.timings, data.side) == (3, [], ("basic",), 224)
-    limited = Ade20k(tmp_path, "sound", limit=2)
+    assert (data.num_rows, data.problems, data.side) == (3, [], 224)
+    limited = Ade20kSound(tmp_path, limit=2)
     assert [item.row for item in limited.items] == [1, 5]
     assert limited.fingerprint != data.fingerprint
 
 
 def test_the_folder_around_it_will_do(tmp_path: Path) -> None:
     write_data(tmp_path / "ADE20KSpeechPrompted", "speech", 1)
-    assert len(Ade20k(tmp_path, "speech").items) == 1
+    assert len(Ade20kSpeech(tmp_path).items) == 1
 
 
 @pytest.mark.parametrize("size", [(640, 480), (333, 517), (224, 224), (101, 100), (50, 1000)])
@@ -78,20 +79,20 @@ def test_images_are_taken_as_stored_whatever_exif_says(tmp_path: Path, orientati
 def test_a_sample_holds_image_mask_and_both_timings(tmp_path: Path) -> None:
     write_item(tmp_path, "a", 1259, GENERATOR(2), seconds=3.0)
     write_table(tmp_path, "speech", [row("a", "speech", 1259, timing="[1.5, 2.95]")])
-    data, model = Ade20k(tmp_path, "speech"), small_model()
+    data, model = Ade20kSpeech(tmp_path), small_model()
     sample = data.load(data.items[0], model.preprocess)
     assert torch.equal(sample.pixels, model.pixels(Image.open(tmp_path / "frames" / "a.jpg")))
     labels = Image.open(tmp_path / "annotations" / "a_seg.png").resize((298, 224), Image.Resampling.NEAREST)
     red, green, _ = np.moveaxis(np.asarray(labels).astype(int), -1, 0)
     expected: Array = (red // 10 * 256 + green == 1259)[:, 37 : 37 + 224]
-    assert expected.any() and np.array_equal(sample.mask.numpy(), expected)
+    assert expected.any() and np.array_equal(sample.truth["mask"], expected)
     with open_audio(tmp_path / "audio" / "a.wav") as audio:
-        assert torch.equal(sample.clips[0], log_mel_clips(audio))
-        assert torch.equal(sample.clips[1], log_mel_clips(audio, (1.3, 3.0)))  # 0.2 s more, but not beyond the end
+        assert torch.equal(sample.prompts[0], log_mel_clips(audio))
+        assert torch.equal(sample.prompts[1], log_mel_clips(audio, (1.3, 3.0)))  # 0.2 s more, but not beyond the end
 
 
 def test_a_model_of_another_size_sees_the_same_part(tmp_path: Path) -> None:
-    data = Ade20k(write_data(tmp_path, "sound", 1), "sound")
+    data = Ade20kSound(write_data(tmp_path, "sound", 1))
     preprocess = small_model(image_size=112).preprocess
     sample = data.load(data.items[0], preprocess)
     assert sample.pixels.shape == (3, 112, 112)
@@ -127,7 +128,7 @@ def test_a_model_of_another_size_sees_the_same_part(tmp_path: Path) -> None:
 def test_unreadable_rows_are_reported(tmp_path: Path, changes: dict[str, str], message: str) -> None:
     write_item(tmp_path, "a", 300, GENERATOR(3))
     write_table(tmp_path, "speech", [row("a", "speech", 300, **changes), row("a", "speech", 300)])
-    data = Ade20k(tmp_path, "speech")
+    data = Ade20kSpeech(tmp_path)
     assert (len(data.items), data.num_rows) == (1, 2)
     (problem,) = data.problems
     assert (problem.row, problem.kind) == (1, "unreadable row")
@@ -140,7 +141,7 @@ def test_missing_files_are_reported(tmp_path: Path, missing: str) -> None:
         write_item(tmp_path, name, 300, GENERATOR(4))
     (tmp_path / missing).unlink()
     write_table(tmp_path, "sound", [row("a", "sound", 300), row("b", "sound", 300)])
-    data = Ade20k(tmp_path, "sound")
+    data = Ade20kSound(tmp_path)
     assert [item.row for item in data.items] == [1]
     assert [(p.row, p.kind) for p in data.problems] == [(2, "missing file")]
     assert str(tmp_path / missing) in data.problems[0].message
@@ -149,7 +150,7 @@ def test_missing_files_are_reported(tmp_path: Path, missing: str) -> None:
 def test_a_name_that_is_too_long_is_reported(tmp_path: Path) -> None:
     write_item(tmp_path, "a", 300, GENERATOR(4))
     write_table(tmp_path, "sound", [row("a" * 5000, "sound", 300), row("a", "sound", 300)])
-    data = Ade20k(tmp_path, "sound")
+    data = Ade20kSound(tmp_path)
     (problem,) = data.problems
     assert (problem.row, problem.kind) == (1, "missing file")
     assert "File name too long" in problem.message and len(problem.message) < 300
@@ -171,10 +172,10 @@ def spoiled(root: Path) -> Path:
 
 
 def test_what_shows_on_loading_is_reported_and_the_rest_is_evaluated(tmp_path: Path) -> None:
-    data = Ade20k(spoiled(tmp_path / "data"), "sound")
+    data = Ade20kSound(spoiled(tmp_path / "data"))
     notices: list[str] = []
     folder, _ = evaluate(small_model(), data, tmp_path / "run", Settings(("cosine",)), {}, 1, notice=notices.append)
-    records = folder.records()
+    records = folder.measures()
     assert [(problem.row, problem.kind) for problem in records.problems] == [
         (2, "unreadable file"),
         (3, "unreadable file"),
@@ -184,33 +185,37 @@ def test_what_shows_on_loading_is_reported_and_the_rest_is_evaluated(tmp_path: P
     assert "b.jpg" in records.problems[0].message and "c.wav" in records.problems[1].message
     assert "80 x 60" in records.problems[2].message and "60 x 80" in records.problems[2].message
     assert notices == [str(problem) for problem in records.problems]
-    assert records.rows.tolist() == [1, 5, 6]  # without pixels of its class an item still counts, as in the original
+    assert records.field("row").tolist() == [
+        1,
+        5,
+        6,
+    ]  # one without pixels counts, as in the original
 
 
 def test_strict_makes_problems_fatal(tmp_path: Path) -> None:
-    data = Ade20k(spoiled(tmp_path / "data"), "sound")
+    data = Ade20kSound(spoiled(tmp_path / "data"))
     with pytest.raises(DataError, match=r"row 2: unreadable file: b\.jpg.*--strict"):
         evaluate(small_model(), data, tmp_path / "run", Settings(("cosine",)), {}, 1, strict=True)
     (tmp_path / "data" / "audio" / "a.wav").unlink()
-    data = Ade20k(tmp_path / "data", "sound")
+    data = Ade20kSound(tmp_path / "data")
     with pytest.raises(DataError, match=r"row 1: missing file: .*a\.wav' does not exist; --strict accepts none"):
         evaluate(small_model(), data, tmp_path / "run", Settings(("cosine",)), {}, 1, strict=True)
 
 
 def test_data_that_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no prompted_segmentation\.csv; the folder of ADE20KSoundPrompted"):
-        Ade20k(tmp_path, "sound")
+        Ade20kSound(tmp_path)
     table = tmp_path / "prompted_segmentation.csv"
     table.write_text("image_location,ade_class_id\na.jpg,3\n")
     with pytest.raises(DataError, match="has no column vggsound_file"):
-        Ade20k(tmp_path, "sound")
+        Ade20kSound(tmp_path)
     with pytest.raises(DataError, match="has no column speech_prompt_file"):
-        Ade20k(tmp_path, "speech")
+        Ade20kSpeech(tmp_path)
     table.write_text("image_location,ade_class_id,vggsound_file\na.jpg,3,a.wav\n")
     with pytest.raises(
-        DataError, match=r"no usable row for sound prompts \(1 have problems, the first in row 1: missing"
+        DataError, match=r"no usable row for ade20k-sound \(1 have problems, the first in row 1: missing"
     ):
-        Ade20k(tmp_path, "sound")
+        Ade20kSound(tmp_path)
     table.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="cannot be read"):
-        Ade20k(tmp_path, "sound")
+        Ade20kSound(tmp_path)

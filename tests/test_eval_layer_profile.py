@@ -15,10 +15,10 @@ from test_engine import random_input, random_view
 from typer.testing import CliRunner
 
 from avgrad import attribute
-from eval.ade20k_data import Ade20k
-from eval.dataset import DataError
 from eval.layer_profile import ALL, LayerProfile, ObjectInScene, inside, layer_profiles, main, objects_in_data, table
 from eval.scenes import ROWS, evaluate
+from eval.task import DataError
+from eval.tasks.ade20k import Ade20kSound
 
 
 def test_a_patch_counts_as_much_as_the_mask_covers_of_it() -> None:
@@ -52,13 +52,13 @@ def test_classes_weigh_the_same() -> None:
 
 
 def test_data_by_sound(tmp_path: Path) -> None:
-    data, model = Ade20k(write_data(tmp_path, "sound", 3), "sound"), small_model()
+    data, model = Ade20kSound(write_data(tmp_path, "sound", 3)), small_model()
     found = layer_profiles(model.vision, objects_in_data(model, data, by_text=False, template="{}"))
     assert list(found) == [ALL, "bell", "cat", "dog"]
     sample = data.load(data.items[0], model.preprocess)
-    prompt = model.encode_clips(sample.clips[0])
+    prompt = model.encode_clips(sample.prompts[0])
     maps = attribute(model.vision, sample.pixels[None], prompt[None], per_layer=True)[0, 0]
-    torch.testing.assert_close(found["dog"].mean, inside(maps, sample.mask))
+    torch.testing.assert_close(found["dog"].mean, inside(maps, torch.from_numpy(sample.truth["mask"])))
 
 
 def test_command(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from golden.files import Golden
 from torchmetrics.functional.classification import binary_average_precision
 
-from eval.metrics import RECALL_LEVELS, prompted_segmentation, score_class
+from eval.metrics.prompted_segmentation import RECALL_LEVELS, prompted_segmentation, score_class
 
 
 @pytest.fixture(scope="module")

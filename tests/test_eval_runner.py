@@ -19,19 +19,19 @@ from eval_small import CLASSES, small_model, write_data
 from PIL import Image
 
 from avgrad import attribute
-from eval.ade20k import benchmark
-from eval.ade20k_data import Ade20k
-from eval.metrics import prompted_segmentation
+from eval.__main__ import benchmark
+from eval.metrics.prompted_segmentation import prompted_segmentation
 from eval.runner import Settings, evaluate
 from eval.store import RunError
+from eval.tasks.ade20k import Ade20kSound, Ade20kSpeech
 
 PROGRAM = Path(__file__).with_name("eval_small.py")
 NUM_ITEMS, NUM_BATCHES = 12, 6
-FILES = ("results.json", "per_class.csv", "report.html", "manifest.json")
+FILES = ("results.json", "details.csv", "report.html", "manifest.json")
 
 
-def command(data: Path, out: Path, ranks: int = 1, seed: int = 0) -> list[str]:
-    program = [str(PROGRAM), str(data), "speech", str(out), str(seed)]
+def command(data: Path, out: Path, ranks: int = 1, seed: int = 0, task: str = "ade20k-speech") -> list[str]:
+    program = [str(PROGRAM), str(data), task, str(out), str(seed)]
     if ranks == 1:
         return [sys.executable, *program]
     with socket.socket() as free:
@@ -45,9 +45,14 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def finish(data: Path, out: Path, ranks: int = 1) -> str:
+def finish(data: Path, out: Path, ranks: int = 1, task: str = "ade20k-speech") -> str:
     done = subprocess.run(
-        command(data, out, ranks), env=environment(), capture_output=True, text=True, timeout=300, check=False
+        command(data, out, ranks, task=task),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -71,7 +76,7 @@ def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run."""
     out = tmp_path_factory.mktemp("reference") / "run"
     with torch.inference_mode():
-        benchmark(small_model(), Ade20k(data, "speech"), out, Settings(batch_size=2), {"seed": "0"}, workers=1)
+        benchmark(small_model(), Ade20kSpeech(data), out, Settings(batch_size=2), {"seed": "0"}, workers=1)
     return out
 
 
@@ -132,17 +137,17 @@ def test_hosts_without_a_common_file_system(data: Path, reference: Path, tmp_pat
 def test_the_same_command_again_computes_nothing(data: Path, reference: Path, capsys: pytest.CaptureFixture) -> None:
     before = content(reference)
     times = [path.stat().st_mtime_ns for path in batches(reference)]
-    benchmark(small_model(), Ade20k(data, "speech"), reference, Settings(batch_size=2), {"seed": "0"}, workers=1)
+    benchmark(small_model(), Ade20kSpeech(data), reference, Settings(batch_size=2), {"seed": "0"}, workers=1)
     assert content(reference) == before
     assert [path.stat().st_mtime_ns for path in batches(reference)] == times
     assert "s in the model" not in capsys.readouterr().out
 
 
 def test_other_arguments_data_or_model_are_refused(data: Path, reference: Path, tmp_path: Path) -> None:
-    model, dataset, settings = small_model(), Ade20k(data, "speech"), Settings(batch_size=2)
+    model, dataset, settings = small_model(), Ade20kSpeech(data), Settings(batch_size=2)
     for changed, message in (
         ((small_model(1), dataset, settings, {"seed": "0"}), "holds a run with model fingerprint"),
-        ((model, Ade20k(data, "speech", limit=4), settings, {"seed": "0"}), "holds a run with data fingerprint"),
+        ((model, Ade20kSpeech(data, limit=4), settings, {"seed": "0"}), "holds a run with data fingerprint"),
         ((model, dataset, Settings(batch_size=3), {"seed": "0"}), "with arguments batch_size 2, not 3; go on"),
         ((model, dataset, Settings(("legrad",), batch_size=2), {"seed": "0"}), r"not \[\"legrad\"\]; go on"),
         ((model, dataset, Settings(batch_size=2, layers=-1), {"seed": "0"}), "arguments layers null, not -1"),
@@ -157,17 +162,19 @@ def test_other_arguments_data_or_model_are_refused(data: Path, reference: Path, 
 
 def test_the_figures_are_those_of_the_library(data: Path, reference: Path) -> None:
     """The whole way again by the public face, image by image, with LeGrad's own normalization."""
-    model, dataset = small_model(), Ade20k(data, "speech")
+    model, dataset = small_model(), Ade20kSpeech(data)
     samples = [dataset.load(item, model.preprocess) for item in dataset.items]
     classes = [item.class_id for item in dataset.items]
-    masks = torch.stack([sample.mask for sample in samples])
+    masks = torch.from_numpy(np.stack([sample.truth["mask"] for sample in samples]))
     results = json.loads((reference / "results.json").read_text())["results"]
     assert len(results) == 3 * 2 * 2
     for line in results:
         if line["normalization"] == "image":
             place = ("basic", "advanced").index(line["timing"])
             maps = [
-                attribute(model.vision, s.pixels[None], model.encode_clips(s.clips[place])[None], line["method"])[0, 0]
+                attribute(model.vision, s.pixels[None], model.encode_clips(s.prompts[place])[None], line["method"])[
+                    0, 0
+                ]
                 for s in samples
             ]
             score = prompted_segmentation(torch.stack(maps), masks, classes)
@@ -181,13 +188,13 @@ def test_what_comes_out(data: Path, reference: Path) -> None:
     assert results["data"]["evaluated_items"] == results["data"]["rows"] == NUM_ITEMS
     assert {"python", "torch", "numpy"} <= set(results["versions"])
     assert len(results["model"]["fingerprint"]) == len(results["data"]["content_fingerprint"]) == 64
-    with open(reference / "per_class.csv", newline="") as file:
+    with open(reference / "details.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(results["results"]) * len(CLASSES)
-    first = results["results"][0]["classes"][0]
+    first = results["results"][0]["details"][0]
     assert float(rows[0]["average_precision"]) == first["average_precision"] and rows[0]["class_name"] == "dog"
     for line in results["results"]:
-        classes = line["classes"]
+        classes = line["details"]
         assert line["mean_iou"] == pytest.approx(np.mean([c["iou"] for c in classes]), abs=1e-12)
     page = (reference / "report.html").read_text()
     assert "as published: Bousselham" in page and "48.7" in page
@@ -200,11 +207,11 @@ def test_what_comes_out(data: Path, reference: Path) -> None:
 def test_a_class_without_pixels_is_reported(tmp_path: Path) -> None:
     root = write_data(tmp_path / "data", "sound", 3)
     Image.new("RGB", (80, 60)).save(root / "annotations" / "scene 1_seg.png")
-    benchmark(small_model(), Ade20k(root, "sound"), tmp_path / "run", Settings(("cosine",)), {}, workers=1)
+    benchmark(small_model(), Ade20kSound(root), tmp_path / "run", Settings(("cosine",)), {}, workers=1)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["problems"]["counts"] == {"class without pixels": 1, "no pixels": 1}
     assert {problem["row"] for problem in results["problems"]["rows"]} == {2}
-    figures = {c["class_name"]: c["average_precision"] for c in results["results"][0]["classes"]}
+    figures = {c["class_name"]: c["average_precision"] for c in results["results"][0]["details"]}
     assert figures["cat"] is None
     line, found = results["results"][0], figures["dog"] + figures["bell"]
     assert line["mean_average_precision"] == pytest.approx(found / 2, abs=1e-12)

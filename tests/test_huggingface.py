@@ -104,7 +104,9 @@ def test_clip_like(tmp_path: Path, family: str) -> None:
     name, original = _save(tmp_path, getattr(tf, f"{family}Model")(config), _clip_processor(processor), texts=True)
     model = load(name)
     pixels = torch.randn(1, 3, 32, 32)
-    tokens = tf.AutoTokenizer.from_pretrained(tmp_path)(["a dog", "a photo of a cat"], padding=True, return_tensors="pt")
+    tokens = tf.AutoTokenizer.from_pretrained(tmp_path)(
+        ["a dog", "a photo of a cat"], padding=True, return_tensors="pt"
+    )
     with torch.no_grad():
         output = original(pixel_values=pixels, **tokens)
     torch.testing.assert_close(model.encode_image(pixels), _normalized(output.image_embeds), rtol=0, atol=1e-5)
@@ -121,7 +123,9 @@ def test_siglip_pads_texts_as_it_was_trained(tmp_path: Path) -> None:
     tokens = tokenizer(["a dog", "a photo of a cat"], padding="max_length", max_length=20, return_tensors="pt")
     with torch.no_grad():
         expected = original.get_text_features(**tokens).pooler_output
-    torch.testing.assert_close(loaded.encode_text(["a dog", "a photo of a cat"]), _normalized(expected), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        loaded.encode_text(["a dog", "a photo of a cat"]), _normalized(expected), rtol=0, atol=1e-5
+    )
     assert loaded.preprocess.squash
     assert torch.equal(loaded.vision.empty_prompt, loaded.encode_text(["a photo of a"])[0])
 
@@ -191,7 +195,7 @@ def test_weights_that_a_checkpoint_lacks(tmp_path: Path) -> None:
         expected = original.vit(pixels).last_hidden_state[:, 0]
     torch.testing.assert_close(loaded.encode_image(pixels), _normalized(expected), rtol=0, atol=1e-5)
     weights = load_file(tmp_path / "model.safetensors")
-    del weights["vit.layers.1.mlp.fc1.weight"]
+    del weights["vit.encoder.layer.1.intermediate.dense.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"lack layers\.1\.mlp\.fc1\.weight"):
         load(name)

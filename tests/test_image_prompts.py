@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import avgrad
-from avgrad import Localizer, MediaError
+from avgrad import Localizer, MediaError, PromptError
 from avgrad.cli import main
 from avgrad.models.imagebind import ImageBind
 from avgrad.scenes import draw_scene, scene_rng
@@ -41,7 +41,7 @@ def test_every_source_and_the_order(model: ImageBind, tmp_path: Path) -> None:
         (tmp_path / "like this.png").read_bytes(),
     ]
     made = avgrad.Prompt(torch.ones(model.config.out_embed_dim), "ones", "embedding")
-    result = localizer.localize(image_prompts=sources, prompts=made)
+    result = localizer.localize(image=sources, prompts=made)
     assert [prompt.label for prompt in result.prompts] == ["like this.png", "image 2", "image 3", "image 4", "ones"]
     assert [prompt.modality for prompt in result.prompts] == ["image"] * 4 + ["embedding"]
     expected = model.encode_image(model.pixels(looked_for)[None])[0]
@@ -50,7 +50,7 @@ def test_every_source_and_the_order(model: ImageBind, tmp_path: Path) -> None:
     pixels = model.preprocess.whole(_scene(5))[None]
     scores = (model.encode_image(pixels) @ expected)[0]
     torch.testing.assert_close(result.scores[0], scores, rtol=0, atol=1e-6)
-    alone = avgrad.localize(_scene(5), image_prompts=np.asarray(looked_for), model=model)
+    alone = avgrad.localize(_scene(5), image=np.asarray(looked_for), model=model)
     torch.testing.assert_close(alone.heatmaps[0], result.heatmaps[0], rtol=0, atol=1e-5)
     assert [p.modality for p in localizer.encode(image=looked_for)] == ["image"]
 
@@ -60,16 +60,16 @@ def test_an_image_looks_most_like_itself(model: ImageBind) -> None:
     localizer = Localizer(model)
     for index, image in enumerate(images):
         localizer.set_image(image)
-        assert localizer.localize(image_prompts=images).scores.argmax() == index
+        assert localizer.localize(image=images).scores.argmax() == index
 
 
-def test_a_image_that_is_none(model: ImageBind) -> None:
+def test_an_image_that_is_none(model: ImageBind) -> None:
     localizer = Localizer(model)
     localizer.set_image(_scene(5))
     with pytest.raises(MediaError):
-        localizer.localize(image_prompts=b"no image at all")
-    with pytest.raises(MediaError, match="nothing to look for"):
-        localizer.localize(image_prompts=[])
+        localizer.localize(image=b"no image at all")
+    with pytest.raises(PromptError, match="there is no prompt"):
+        localizer.localize(image=[])
 
 
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

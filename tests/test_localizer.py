@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ import torch
 from PIL import Image
 
 import avgrad
-from avgrad import CheckpointError, Localizer, MediaError, Prompt, UnsupportedModelError
+from avgrad import CheckpointError, InputError, Localizer, MediaError, Prompt, PromptError, UnsupportedModelError
+from avgrad.encoders.image import Preprocess
 from avgrad.models.imagebind import ImageBind
 from avgrad.scenes import CLASSES, draw_scene, mix_sound, scene_rng
 
@@ -111,7 +113,9 @@ def test_image_sources(model: ImageBind, scene: Image.Image, tmp_path: Path) -> 
     scene.save(path)
     localizer = Localizer(model)
     results = []
-    for source in (path, str(path), path.read_bytes(), scene, np.asarray(scene)):
+    array = np.asarray(scene)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    for source in (path, str(path), path.read_bytes(), scene, array, array / 255, tensor, tensor / 255):
         localizer.set_image(source)
         results.append(localizer.localize(text="a bell").heatmaps)
     for heatmaps in results[1:]:
@@ -129,63 +133,141 @@ def test_audio_sources(model: ImageBind, scene: Image.Image, tmp_path: Path) -> 
         torch.testing.assert_close(prompt.embedding, result.prompts[0].embedding, rtol=0, atol=1e-5)
 
 
-def test_result_is_kept_on_disk(model: ImageBind, scene: Image.Image, tmp_path: Path) -> None:
-    result = avgrad.localize(scene, text=["a bell / <b>", "a dog"], model=model)
-    files = result.save(tmp_path / "new" / "out", note="x")
-    assert sorted(file.name for file in files) == sorted(file.name for file in (tmp_path / "new" / "out").iterdir())
-    assert {file.name for file in files} == {
-        "overlay_0_a_bell_b.png",
-        "overlay_1_a_dog.png",
-        "heatmaps.npz",
-        "result.json",
-    }
-    assert Image.open(files[0]).size == scene.size
-    arrays = np.load(tmp_path / "new" / "out" / "heatmaps.npz")
-    np.testing.assert_allclose(arrays["heatmaps"], result.heatmaps, atol=1e-3)
-    assert arrays["labels"].tolist() == ["a bell / <b>", "a dog"]
-    document = json.loads((tmp_path / "new" / "out" / "result.json").read_text())
-    assert document["note"] == "x"
-    assert document["prompts"][1]["label"] == "a dog"
-    assert document["prompts"][1]["peak"] == list(result.peak(1))
-    column, row = result.peak(1)
-    assert result.heatmaps[1, row, column] == 1
-    assert torch.equal(result.mask(0.7), result.heatmaps >= 0.7)
-
-
-def test_overlay_is_hot_where_the_heatmap_is(model: ImageBind, scene: Image.Image) -> None:
-    result = avgrad.localize(scene, text="a bell", model=model)
-    overlay, original = np.asarray(result.overlay(0), dtype=float), np.asarray(scene, dtype=float)
-    change = np.abs(overlay - original).sum(-1)
-    heat = result.heatmaps[0].numpy()
-    assert change[heat < 0.001].max(initial=0) < 30
-    assert change[heat > 0.8].mean() > 60
-    assert np.array_equal(np.asarray(result.overlay(0, opacity=0)), np.asarray(scene))
-
-
 def test_mistakes_are_said(model: ImageBind, scene: Image.Image, tmp_path: Path) -> None:
     localizer = Localizer(model)
-    with pytest.raises(RuntimeError, match="set_image first"):
+    with pytest.raises(InputError, match="set_image first"):
         localizer.localize(text="a bell")
     with pytest.raises(MediaError, match="does not exist"):
         localizer.set_image(tmp_path / "none.png")
     localizer.set_image(scene)
-    with pytest.raises(MediaError, match="nothing to look for"):
-        localizer.localize()
-    with pytest.raises(MediaError, match="prompts belong to the model"):
+    no_prompts: list[dict[str, Any]] = [{}, {"text": []}, {"audio": [], "prompts": ()}]
+    for nothing in no_prompts:
+        with pytest.raises(PromptError, match="there is no prompt; give at least one of"):
+            localizer.localize(**nothing)
+    with pytest.raises(PromptError, match="prompts belong to the model"):
         localizer.localize(prompts=Prompt(torch.ones(7), "seven", "embedding"))
-    with pytest.raises(MediaError):
+    dog = localizer.encode(text="dog")[0]
+    with pytest.raises(PromptError, match=r"'dog - dog' has an embedding of length 0\.0 and so no direction"):
+        localizer.localize(prompts=dog - dog)
+    with pytest.raises(PromptError, match="length nan"):
+        localizer.localize(prompts=Prompt(torch.full_like(dog.embedding, float("nan")), "nan", "embedding"))
+    with pytest.raises(PromptError, match="prompts hold a str"):
+        localizer.localize(prompts="a dog")  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="text is empty"):
+        localizer.localize(text=["a dog", " "])
+    with pytest.raises(MediaError, match="silent"):
         localizer.localize(audio=(torch.zeros(1, 16_000), 16_000))
-    with pytest.raises(ValueError, match="unknown method"):
+    with pytest.raises(MediaError, match="of type Tensor"):  # without its sample rate
+        localizer.localize(audio=torch.zeros(16_000))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="positional argument"):
+        localizer.localize("a dog")  # type: ignore[misc]
+    with pytest.raises(TypeError, match="positional argument"):
+        avgrad.localize(scene, "a dog", model=model)  # type: ignore[misc]
+    with pytest.raises(TypeError, match="model"):
+        avgrad.localize(scene, text="a dog")  # type: ignore[call-arg]
+    with pytest.raises(InputError, match="unknown method"):
         Localizer(model, method="magic")
-    with pytest.raises(ValueError, match="layers 0 to"):
+    with pytest.raises(InputError, match="layers 0 to"):
         Localizer(model, layers=99)
-    with pytest.raises(ValueError, match="unknown pooling 'max'"):
+    with pytest.raises(InputError, match="unknown pooling 'max'"):
         Localizer(model, pooling="max")  # type: ignore[arg-type]
+    for size in (0, -3, 2.5, "large"):
+        with pytest.raises(InputError, match="is not an integer of at least 1"):
+            Localizer(model, size=size)  # type: ignore[arg-type]
     deaf = avgrad.load("mini", towers=["vision", "text"])
-    with pytest.raises(UnsupportedModelError, match="understands text, so it cannot look for a sound"):
+    with pytest.raises(UnsupportedModelError, match="takes text and image prompts, not sounds"):
         avgrad.localize(scene, audio=_sound(0), model=deaf)
     with pytest.raises(CheckpointError, match="without its audio tower"):
-        deaf.encode_audio(*_sound(0))  # type: ignore[union-attr]
+        deaf.encode_audio(*_sound(0))  # type: ignore[attr-defined]
+
+
+def test_methods_and_options_of_one_call(model: ImageBind, scene: Image.Image) -> None:
+    localizer = Localizer(model, layers=-3)
+    localizer.set_image(scene)
+    text, before = ["a bell", "a dog"], localizer.localize(text="a dog")
+    for arguments in (
+        {"method": "gradcam"},
+        {"relu": False},
+        {"layers": [1, 2]},
+        {"layers": None},
+        {"pooling": "cls"},
+        {"method": "rollout", "layers": -2},
+        {"backward_dtype": torch.bfloat16},
+    ):
+        found = localizer.localize(text=text, **arguments)  # type: ignore[arg-type]
+        expected = avgrad.localize(scene, text=text, model=model, **{"layers": -3, **arguments})  # type: ignore[arg-type]
+        torch.testing.assert_close(found.heatmaps, expected.heatmaps, rtol=0, atol=1e-5)
+        assert (found.method, found.layers, found.options) == (expected.method, expected.layers, expected.options)
+    assert torch.equal(localizer.localize(text="a dog").maps, before.maps)
+    with pytest.raises(InputError, match="'gradcam' has no option 'relu'"):
+        localizer.localize(text="a dog", method="gradcam", relu=False)
+    with pytest.raises(InputError, match="has no option 'reluu'"):
+        localizer.localize(text="a dog", reluu=False)
+
+
+def test_another_method_leaves_the_options_of_the_first(model: ImageBind, scene: Image.Image) -> None:
+    localizer = Localizer(model, relu=False)
+    localizer.set_image(scene)
+    own = {"pooling": "mean", "size": None, "correction": None}
+    assert localizer.localize(text="a dog").options == {**own, "relu": False}
+    assert localizer.localize(text="a dog", method="gradcam").options == own
+    assert localizer.localize(text="a dog", relu=True).options == {**own, "relu": True}
+
+
+def test_a_result_says_what_repeats_it(model: ImageBind, scene: Image.Image) -> None:
+    result = avgrad.localize(scene, text="a dog", model=model, method="gradcam", size=96, layers=-4)
+    assert result.layers == [3]  # of the four asked for, the one that the method explains
+    assert result.layer_maps.shape[1] == 1
+    again = avgrad.localize(
+        scene, prompts=result.prompts, model=model, method=result.method, layers=result.layers, **result.options
+    )
+    assert torch.equal(again.heatmaps, result.heatmaps)
+    assert (result.device, result.dtype) == ("cpu", "float32")
+    assert result.versions["torch"] == torch.__version__
+
+
+def test_heatmaps_are_those_of_attribute(model: ImageBind, scene: Image.Image) -> None:
+    wide = scene.resize((301, 150))
+    result = avgrad.localize(wide, text=["a bell", "a dog"], model=model)
+    pixels = model.preprocess.whole(wide)[None]
+    prompts = torch.stack([prompt.direction for prompt in result.prompts])
+    small = avgrad.attribute(model, pixels, prompts)
+    assert torch.equal(replace(result, image=wide.resize((small.shape[3], small.shape[2]))).heatmaps, small[0])
+
+
+def test_numbers_of_numpy(model: ImageBind, scene: Image.Image) -> None:
+    waveform, rate = _sound(5)
+    localizer = Localizer(model, layers=np.int64(-2), size=np.int32(96))  # type: ignore[arg-type]
+    localizer.set_image(scene)
+    assert localizer.localize(text="a bell").layers == [4, 5]
+    for sample_rate in (rate, np.int64(rate), np.float32(rate), float(rate)):
+        prompts = localizer.encode(audio=(waveform.numpy(), sample_rate))  # type: ignore[arg-type]
+        assert len(prompts) == 1
+        torch.testing.assert_close(prompts[0].embedding, model.encode_audio(waveform, rate), rtol=0, atol=1e-6)
+    assert len(localizer.encode(audio=((waveform, rate), (waveform, rate)))) == 2
+
+
+def test_one_template_or_several(model: ImageBind, scene: Image.Image) -> None:
+    localizer = Localizer(model)
+    one, same = localizer.encode(text="dog", templates="a {}"), localizer.encode(text="a dog")
+    torch.testing.assert_close(one[0].embedding, same[0].embedding)
+    assert one[0].label == "dog"
+    with pytest.raises(PromptError, match=r"has no \{\}"):
+        localizer.encode(text="dog", templates="a photo")
+
+
+def test_a_model_that_is_moved_stays_right(scene: Image.Image) -> None:
+    model = avgrad.load("mini", towers=["vision", "text"])
+    assert isinstance(model, ImageBind)
+    localizer = Localizer(model)
+    localizer.set_image(scene)
+    exact = localizer.localize(text="a dog")
+    model.to(torch.bfloat16)
+    rough = localizer.localize(text="a dog")
+    assert rough.dtype == "bfloat16"
+    assert 0 < (rough.heatmaps - exact.heatmaps).abs().amax() < 0.2
+    model.to(torch.float32)
+    assert localizer.localize(text="a dog").dtype == "float32"
 
 
 def test_a_failed_image_leaves_the_last_one(model: ImageBind, scene: Image.Image) -> None:
@@ -208,3 +290,15 @@ def test_import_is_light() -> None:
     for name in ("load", "localize", "Localizer", "Localization", "Prompt", "attribute"):
         assert getattr(avgrad, name)
     assert len(CLASSES) >= 16
+
+
+def test_models_that_take_one_size_alone_see_the_whole_image() -> None:
+    preprocess = Preprocess(size=32, patch_size=16, image_size=(32, 48))
+    half = Image.new("RGB", (200, 300))
+    half.paste((255, 255, 255), (0, 150, 200, 300))
+    for size in (None, 32):
+        pixels = preprocess.whole(half, size)
+        assert pixels.shape == (3, 32, 48)
+        assert (pixels[:, 20:] > pixels[:, :12]).all()  # the lower half is white
+    with pytest.raises(InputError, match="size=64 is not accepted"):
+        preprocess.whole(half, 64)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from avgrad.errors import MediaError
@@ -51,6 +52,20 @@ def test_formats(kind: str, tmp_path: Path) -> None:
     path.write_bytes(content)
     for source in (content, path, str(path), Image.open(path)):
         assert_rgb(load_image(source), pixels, {"JPEG": 6, "GIF": 60}.get(kind, 0))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
+def test_arrays_and_tensors(dtype: type) -> None:
+    pixels = gradient()
+    array = pixels if dtype is np.uint8 else (pixels / 255).astype(dtype)
+    tolerance = 1 if dtype is np.float16 else 0
+    assert_rgb(load_image(array), pixels, tolerance)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    for given in (tensor, tensor.contiguous(), tensor.clone().requires_grad_() if dtype is np.float32 else tensor):
+        assert_rgb(load_image(given), pixels, tolerance)
+    assert_rgb(load_image(tensor[0]), np.repeat(pixels[..., :1], 3, axis=2), tolerance)
+    if dtype is np.float32:
+        assert_rgb(load_image(tensor.bfloat16()), pixels, 1)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -187,7 +202,13 @@ def bomb(width: int, height: int) -> bytes:
         ([[0, 1], [2, 3]], "list"),
         (np.zeros((0, 10, 3), np.uint8), "no pixels"),
         (np.zeros((10, 0, 3), np.uint8), "no pixels"),
-        (np.zeros((10, 10, 3), np.float32), "float32"),
+        (np.full((10, 10, 3), 255.0), "from 255 to 255; values from 0 to 1"),
+        (np.full((10, 10, 3), -0.1), "from -0.1 to -0.1"),
+        (np.full((10, 10, 3), np.nan), "from nan to nan"),
+        (torch.zeros(10, 10, 3), r"the given tensor has the shape \[10, 10, 3\]; \[3, H, W\]"),
+        (torch.zeros(2, 3, 10, 10), "shape"),
+        (torch.zeros(3, 10, 10, dtype=torch.int64), "int64"),
+        (torch.full((3, 10, 10), 2.0), "from 2 to 2"),
         (np.zeros((10, 10, 3), bool), "bool"),
         (np.zeros((10, 10, 3), np.uint16), "uint16"),
         (np.zeros((3, 10, 10), np.uint8), "shape"),

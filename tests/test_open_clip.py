@@ -101,6 +101,25 @@ def test_a_tokenizer_that_needs_another_package_is_said(monkeypatch: pytest.Monk
         load("open_clip:ViT-B-16-SigLIP/webli")
 
 
+def test_a_text_tower_of_transformers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    transformers.RobertaConfig(**shape, vocab_size=49500, max_position_embeddings=90).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    original = open_clip.CustomTextCLIP(
+        embed_dim=32,
+        vision_cfg=open_clip.CLIPVisionCfg(image_size=64, layers=2, width=64, head_width=16, patch_size=16),
+        text_cfg=open_clip.CLIPTextCfg(hf_model_name=str(tmp_path), hf_model_pretrained=False, hf_proj_type="linear"),
+    ).eval()
+    model = OpenClip(original, open_clip.SimpleTokenizer(context_length=32))
+    texts, pixels = ["a dog", "the sound of a bell"], torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = original.encode_text(model.tokenizer(texts), normalize=True)
+        image = original.encode_image(pixels, normalize=True)
+    torch.testing.assert_close(model.encode_text(texts), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(model.encode_image(pixels), image, rtol=0, atol=1e-5)
+
+
 def test_weights_from_a_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     original = open_clip.create_model("ViT-S-32-alt", load_weights=False).eval()

@@ -171,7 +171,10 @@ def test_calibration_belongs_to_the_model() -> None:
     [
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+            True,
+        ),
         (OSError(12, "Cannot allocate memory"), True),
         (RuntimeError("size mismatch"), False),
         (ValueError("out of memory"), False),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from avgrad import MediaError
+from avgrad import PromptError
 from avgrad.encoders.text import encode_labels, tokenize
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.towers import ImageBindConfig
@@ -22,6 +22,19 @@ def test_templates_are_averaged(model: ImageBind) -> None:
         each = model.encode_text([label, f"a photo of a {label}", f"the sound of {label}, {label}"])
         torch.testing.assert_close(row, torch.nn.functional.normalize(each.mean(0), dim=-1))
     torch.testing.assert_close(averaged.norm(dim=-1), torch.ones(2))
+
+
+def test_one_template_is_a_text(model: ImageBind) -> None:
+    assert torch.equal(
+        encode_labels(model, ["dog"], "a photo of a {}"), encode_labels(model, ["dog"], ["a photo of a {}"])
+    )
+
+
+def test_many_texts_are_encoded_in_parts(model: ImageBind, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, templates = [f"class {number}" for number in range(7)], ("{}", "a photo of a {}")
+    whole = encode_labels(model, labels, templates)
+    monkeypatch.setattr("avgrad.encoders.text.BATCH", 3)
+    torch.testing.assert_close(encode_labels(model, labels, templates), whole)
 
 
 def test_long_texts_are_cut_and_keep_their_end() -> None:
@@ -44,10 +57,16 @@ def test_a_trimmed_vocabulary_keeps_its_words() -> None:
     ("labels", "templates", "message"),
     [
         (["dog", " "], ("{}",), "is empty"),
-        ([3], ("{}",), "is int"),
+        ([3], ("{}",), "is of type int"),
         (["dog"], ("a photo",), "has no {}"),
+        (["dog"], "a photo", "has no {}"),
+        (["dog"], (), "templates are empty"),
+        (["dog"], (3,), "has no {}"),
+        (["a dog \udcff"], "{}", "is not valid Unicode"),
     ],
 )
-def test_wrong_texts_are_said(model: ImageBind, labels: list[str], templates: tuple[str, ...], message: str) -> None:
-    with pytest.raises(MediaError, match=message):
+def test_wrong_texts_are_said(
+    model: ImageBind, labels: list[str], templates: str | tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(PromptError, match=message):
         encode_labels(model, labels, templates)

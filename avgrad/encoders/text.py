@@ -50,7 +50,7 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     """
     for text in texts:
         if not isinstance(text, str):
-            raise PromptError(f"text is a {type(text).__name__}; a string such as 'a dog' is expected")
+            raise PromptError(f"text is of type {type(text).__name__}; a string such as 'a dog' is expected")
         if not text.strip():
             raise PromptError("text is empty; give at least one word")
         if any("\ud800" <= character <= "\udfff" for character in text):  # how Python keeps bytes that are not UTF-8

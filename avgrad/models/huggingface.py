@@ -7,7 +7,8 @@ take. The views are in `huggingface_clip.py`, `huggingface_siglip.py`, `huggingf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,8 @@ class HuggingFace:
     def __init__(
         self, model: nn.Module, image_processor: Any, tokenizer: Callable[..., Any] | None = None, name: str = "hf"
     ) -> None:
-        self.name, self.model, self.tokenizer = name, model.eval().requires_grad_(False), tokenizer
+        self.model: Any = model.eval().requires_grad_(False)
+        self.name, self.tokenizer = name, tokenizer
         self.image_processor = image_processor
         self.vision: ViTView = build_view(model, name)
         self.preprocess = _preprocess(image_processor, self.vision, name)
@@ -92,7 +94,8 @@ class HuggingFace:
             with torch.device("meta"):
                 shell = _model_class(config, name)(config)
             build_view(shell.eval(), name)
-            model, report = type(shell).from_pretrained(source, dtype=dtype, output_loading_info=True)
+            with _quiet():  # what is missing is checked here
+                model, report = type(shell).from_pretrained(source, dtype=dtype, output_loading_info=True)
             _check_report(model, report, name)
             processor = AutoImageProcessor.from_pretrained(source)
             tokenizer = AutoTokenizer.from_pretrained(source) if hasattr(model, "get_text_features") else None
@@ -127,8 +130,8 @@ class HuggingFace:
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit-norm embeddings `[P, D]`, float32, of P texts; of a classifier, weight rows of P classes, each given by a
-        name or an index in digits.
+        """Unit-norm embeddings `[P, D]`, float32, of P texts; of a classifier, the weight rows of P classes, each given
+        by a name or an index in digits.
 
         Raises:
             PromptError: there is no such class, or the model takes no texts.
@@ -143,8 +146,9 @@ class HuggingFace:
         # SigLIP reads its last token, which was padding in its training too
         padding = "max_length" if "siglip" in self.model.config.model_type else True
         tokens = self.tokenizer(list(texts), padding=padding, truncation=True, max_length=length, return_tensors="pt")
-        found: Any = self.model.get_text_features(**tokens.to(self.device))  # type: ignore[operator]
-        return F.normalize(found.pooler_output.float(), dim=-1)
+        found = self.model.get_text_features(**tokens.to(self.device))
+        embedding: Tensor = found.pooler_output
+        return F.normalize(embedding.float(), dim=-1)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Unit-norm embeddings `[B, D]`, float32, of preprocessed pixels `[B, 3, h, w]`."""
@@ -162,13 +166,26 @@ class HuggingFace:
         return patches.permute(4, 0, 2, 1, 3).reshape(3, rows * side, columns * side)
 
 
-def _model_class(config: Any, name: str) -> type[nn.Module]:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without its warnings, such as its table of missing weights."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _model_class(config: Any, name: str) -> Any:
     """The class that a checkpoint was saved from, or, where that has no view, the bare model of its kind."""
     import transformers
     from transformers import AutoModel
 
     saved = [getattr(transformers, architecture, None) for architecture in config.architectures or ()]
-    bare = AutoModel._model_mapping.get(type(config), None)
+    bare: Any = AutoModel._model_mapping.get(type(config), None)
     for cls in (*saved, bare):
         if cls is not None and find_builder(cls) is not None:
             return cls
@@ -178,10 +195,10 @@ def _model_class(config: Any, name: str) -> type[nn.Module]:
 
 def _check_report(model: Any, report: dict[str, Any], name: str) -> None:
     """Refuses a checkpoint that lacks weights, which transformers would leave random."""
-    missing = [key for key in report["missing_keys"] if not key.endswith(UNREAD)]
-    if missing and all(key.startswith("pooler.") for key in missing):
-        model.pooler = None  # a classifier's checkpoint: its bare model has no pooler of its own
-        missing = []
+    missing = sorted(key for key in report["missing_keys"] if not key.endswith(UNREAD))
+    if any(key.startswith("pooler.") for key in missing):
+        model.pooler = None  # the checkpoint of a model with another head, whose bare model has no pooler
+        missing = [key for key in missing if not key.startswith("pooler.")]
     wrong = missing or [key for key, *_ in report["mismatched_keys"]]
     if wrong:
         raise CheckpointError(f"the weights of {name} lack {wrong[0]}; a complete checkpoint is expected")
@@ -222,6 +239,7 @@ def _preprocess(processor: Any, view: ViTView, name: str) -> Preprocess:
         std=tuple(getattr(processor, "image_std", None) or CLIP_STD),
         resampling="bilinear" if bilinear else "bicubic",
         squash=not getattr(processor, "do_center_crop", False),
+        image_size=view.image_size,
     )
 
 
@@ -244,7 +262,7 @@ class HuggingFaceFamily(Family):
 
         needs = "" if find_spec("transformers") else "needs `pip install avgrad[transformers]`; "
         lines = []
-        for names, modalities in ((WITH_TEXTS, ("text",)), (CLASSIFIERS, ("class",)), (HEADLESS, ())):
+        for names, modalities in ((WITH_TEXTS, ("text",)), (CLASSIFIERS, ("class",)), (HEADLESS, ("image",))):
             for name in names:
                 here = isinstance(try_to_load_from_cache(name, "config.json"), str)
                 lines.append(Entry(f"hf:{name}", modalities, needs + ("here" if here else "fetched when first used")))

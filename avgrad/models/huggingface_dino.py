@@ -63,9 +63,7 @@ def _block(layer: Any, rotary: Rotary | None = None) -> PreNorm:
     )
 
 
-@views(
-    f"{DINOV2}Model", f"{REGISTERS}Model", f"{DINOV2}ForImageClassification", f"{REGISTERS}ForImageClassification"
-)
+@views(f"{DINOV2}Model", f"{REGISTERS}Model", f"{DINOV2}ForImageClassification", f"{REGISTERS}ForImageClassification")
 def dinov2_view(model: Any, name: str) -> ViTView:
     """Its classifier reads the class token and the mean of the patches, side by side."""
     trunk = next((getattr(model, key) for key in ("dinov2", "dinov2_with_registers") if hasattr(model, key)), model)

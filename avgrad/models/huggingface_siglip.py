@@ -36,7 +36,7 @@ class NaflexEmbed:
 
 
 def naflex_inputs(pixels: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Patches `[B, rows * columns, 3 side^2]`, channels last, of pixels `[B, 3, h, w]`, and rows and columns, `[B, 2]`."""
+    """Patches `[B, rows * columns, 3 side^2]`, channels last, of pixels `[B, 3, h, w]`; rows and columns, `[B, 2]`."""
     batch, channels, height, width = pixels.shape
     rows, columns = height // side, width // side
     patches = pixels[..., : rows * side, : columns * side].reshape(batch, channels, rows, side, columns, side)

@@ -76,10 +76,10 @@ def _trunk(trunk: Any, **options: Any) -> ViTView:
 
 
 def _size(trunk: Any) -> tuple[int, int] | None:
-    """The only size that a model takes: positions of a grid that is not square cannot be resampled by the library."""
-    height, width = pair(trunk.embeddings.patch_embeddings.image_size)
-    rows, columns = (side // patch for side, patch in zip((height, width), pair(trunk.embeddings.patch_embeddings.patch_size), strict=True))
-    return None if rows == columns else (height, width)
+    """The only size that a model takes: positions of a grid that is not square are not resampled by the library."""
+    patches = trunk.embeddings.patch_embeddings
+    (height, width), patch = pair(patches.image_size), pair(patches.patch_size)
+    return None if height // patch[0] == width // patch[1] else (height, width)
 
 
 @views(f"{VIT}ForImageClassification", f"{DEIT}ForImageClassification", f"{DEIT}ForImageClassificationWithTeacher")

@@ -158,8 +158,7 @@ def pretrained() -> dict[str, dict[str, bool]]:
     return {
         architecture: {tag: _is_cached(get_pretrained_cfg(architecture, tag)) for tag in tags}
         for architecture in open_clip.list_models()
-        if refusal(architecture) is None
-        and (tags := list_pretrained_tags_by_model(architecture))
+        if refusal(architecture) is None and (tags := list_pretrained_tags_by_model(architecture))
     }
 
 

@@ -40,7 +40,9 @@ def vision_view(visual: Any, name: str) -> ViTView:
     view = ViTView(
         embed=Embed(visual),
         blocks=[_block(block) for block in visual.transformer.resblocks],
-        head=Head(_norm(visual.ln_post), None if visual.proj is None else Linear(visual, "proj", None, transposed=True)),
+        head=Head(
+            _norm(visual.ln_post), None if visual.proj is None else Linear(visual, "proj", None, transposed=True)
+        ),
         patch_size=height if height == width else (height, width),
         pool="cls" if visual.pool_type == "tok" else "mean",
         norm_before_pool=pooler is None and not visual.final_ln_after_pool,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from avgrad.engine.view import ViTView
@@ -83,6 +84,10 @@ def build_view(module: nn.Module, name: str) -> ViTView:
         if "cannot be explained" in str(error):
             raise
         raise UnsupportedModelError(f"{name} cannot be explained: {error}") from None
+    except AttributeError as error:
+        raise UnsupportedModelError(
+            f"{name} cannot be explained: this release of its library builds it otherwise ({error})"
+        ) from error
 
 
 def find_builder(cls: type) -> Build | None:
@@ -116,7 +121,7 @@ def check_unwrapped(*towers: nn.Module | None) -> None:
     Raises:
         UnsupportedModelError: naming the layer.
     """
-    dtypes = set()
+    dtypes: set[torch.dtype] = set()
     for tower in towers:
         for path, layer in [] if tower is None else tower.named_modules():
             found = _wrapped(layer)
@@ -138,6 +143,7 @@ def _wrapped(layer: nn.Module) -> str | None:
     if hasattr(layer, "parametrizations"):
         return "is parametrized"
     for key, weight in layer.named_parameters(recurse=False):
-        if type(weight) is not nn.Parameter or not weight.is_floating_point():
-            return f"has a {key} that is no plain floating-point parameter"
+        plain = type(weight) is nn.Parameter and weight.layout == torch.strided
+        if not plain or not weight.is_floating_point():
+            return f"has a {key} that is no dense floating-point parameter"
     return None

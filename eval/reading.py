@@ -1,4 +1,4 @@
-"""The interface between a benchmark's data set and the runner."""
+"""Reading the tables and label maps of data sets: foreign input, checked once."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import csv
 import io
 import stat
 import unicodedata
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Literal, Protocol
 
-from torch import Tensor
+from PIL import ExifTags, Image
 
-from avgrad.encoders.image import Preprocess
-from avgrad.errors import InputError
+from avgrad.media import load_image
+from eval.task import DataError
 
-ProblemKind = Literal["missing file", "unreadable row", "unreadable file", "no pixels"]
-
-
-class DataError(InputError):
-    """Data that cannot be evaluated; the message says what is wrong and what is accepted."""
-
+# The inverse of the transposition that the EXIF orientations 2 to 8 ask for.
+_INVERSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 
 MAX_SHOWN = 160  # characters of a field or a path in a message
 
@@ -96,87 +98,16 @@ def read_table(path: Path, content: bytes) -> tuple[list[str], list[dict[str, st
     return columns, rows
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with one row of the data set.
+def as_stored(path: Path) -> Image.Image:
+    """An image as its pixels are stored, RGB: label maps match those, and the original ignores EXIF as well.
 
-    Attributes:
-        row: number of the row, 1 for the first one after the header.
-        kind: of problem.
-        message: which file or field, and what is wrong with it.
+    Raises:
+        MediaError: it cannot be read.
     """
-
-    row: int
-    kind: ProblemKind
-    message: str
-
-    def __str__(self) -> str:
-        return f"row {self.row}: {self.kind}: {self.message}"
-
-
-@dataclass(frozen=True)
-class Item:
-    """An item of the benchmark: an image and a prompt for one class in it.
-
-    Attributes:
-        row: number of its row, 1 for the first one after the header.
-        image: the image's name within the data set.
-        class_id: the class that the prompt is of.
-        class_name: its name.
-        prompt: name of the prompt's file within the data set.
-        span: begin and end in seconds of the spoken word, or None.
-    """
-
-    row: int
-    image: str
-    class_id: int
-    class_name: str
-    prompt: str
-    span: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An item, loaded.
-
-    Attributes:
-        pixels: preprocessed for the model, float32 `[3, h, w]`.
-        clips: log-mel clips for each of the data set's timings, float32 `[P, clips, 1, 128, 204]`.
-        mask: pixels of the class, boolean `[side, side]`.
-        digest: SHA-256 of the files it was loaded from.
-    """
-
-    pixels: Tensor
-    clips: Tensor
-    mask: Tensor
-    digest: bytes
-
-
-class DataSet(Protocol):
-    """A benchmark's data.
-
-    Attributes:
-        name: such as "ade20k-sound".
-        side: height and width in pixels of the masks and of the heatmaps compared with them.
-        timings: the parts of a prompt that are used, each for a heatmap of its own.
-        items: what can be evaluated, as far as is known before loading.
-        problems: found before loading.
-        num_rows: number of rows that the benchmark's definition selects, with or without problems.
-        fingerprint: changes whenever the list of items or the size of a file changes.
-    """
-
-    name: str
-    side: int
-    timings: tuple[str, ...]
-    items: list[Item]
-    problems: list[Problem]
-    num_rows: int
-    fingerprint: str
-
-    def load(self, item: Item, preprocess: Preprocess) -> Sample:
-        """Load an item.
-
-        Raises:
-            DataError: one of its files cannot be read.
-        """
-        ...
+    upright = load_image(path)
+    try:
+        with Image.open(path) as image:
+            inverse = _INVERSE.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a damaged EXIF block was ignored
+        inverse = None
+    return upright if inverse is None else upright.transpose(inverse)

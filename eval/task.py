@@ -1,0 +1,249 @@
+"""Tasks: a benchmark is one class in one file of `eval/tasks`, registered by its name with `@task`."""
+
+from __future__ import annotations
+
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from avgrad.encoders.image import Preprocess
+from avgrad.errors import InputError
+
+if TYPE_CHECKING:
+    from eval.store import Measures
+
+Array = np.ndarray[Any, np.dtype[Any]]
+ProblemKind = Literal["missing file", "unreadable row", "unreadable file", "no pixels", "class without pixels"]
+Class = TypeVar("Class", bound="type[Task]")
+# (weights of images [R, n], 0 for those left out) -> each figure [R]
+Resampler = Callable[[Array], Mapping[str, Array]]
+
+
+class DataError(InputError):
+    """Data that cannot be evaluated; the message says what is wrong and what is accepted."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with one row of the data set.
+
+    Attributes:
+        row: number of the row, 1 for the first one after the header.
+        kind: of problem.
+        message: which file or field, and what is wrong with it.
+    """
+
+    row: int
+    kind: ProblemKind
+    message: str
+
+    def __str__(self) -> str:
+        return f"row {self.row}: {self.kind}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item of a benchmark as far as it is known before loading; tasks add fields of JSON types.
+
+    Attributes:
+        row: number of its row, 1 for the first one after the header.
+        image: the image's name within the data set; items of one image are resampled together.
+    """
+
+    row: int
+    image: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """An item, loaded.
+
+    Attributes:
+        pixels: preprocessed for the model, float32 `[3, h, w]`.
+        prompts: each a text, or the log-mel clips of a sound, float32 `[clips, 1, 128, 204]`.
+        truth: what the task measures against.
+        digest: SHA-256 of the files it was loaded from.
+        problems: found on loading that do not keep it from being evaluated: kind and message.
+    """
+
+    pixels: Tensor
+    prompts: Sequence[Tensor | str]
+    truth: Mapping[str, Array]
+    digest: bytes
+    problems: Sequence[tuple[ProblemKind, str]] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a benchmark's table.
+
+    Attributes:
+        method: attribution method.
+        variant: the other choices, by name, such as {"timing": "basic"}.
+        figures: by name, in [0, 1]; NaN where unknown.
+        details: the figures of each class or the like, for `details.csv`.
+        curve: points of a curve for the report, `[2, n]`.
+    """
+
+    method: str
+    variant: Mapping[str, str]
+    figures: Mapping[str, float]
+    details: Sequence[Mapping[str, Any]] = ()
+    curve: Array | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """A row of a paper's table.
+
+    Attributes:
+        name: of the method, as the paper calls it.
+        figures: by name, in percent.
+        source: the paper.
+        trained_with_masks: whether the method was trained on masks.
+    """
+
+    name: str
+    figures: Mapping[str, float]
+    source: str
+    trained_with_masks: bool = False
+
+
+@dataclass(frozen=True)
+class Example:
+    """An item in the report.
+
+    Attributes:
+        title: caption of the image.
+        image: as it was evaluated.
+        truth: mask to show over it, bool `[side, side]`.
+        heatmaps: by caption, min-max normalized `[side, side]`.
+    """
+
+    title: str
+    image: Image.Image
+    truth: Array
+    heatmaps: Mapping[str, Array] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """A benchmark over one data set.
+
+    A subclass has a constructor `(root: Path, limit: int | None)` that raises `DataError` if the data cannot be used,
+    and the attributes below; those that are class attributes and class methods are used without the data as well.
+
+    Attributes:
+        name: on the command line; set by `@task`.
+        measures: what it measures, a phrase.
+        source: where the data are available, and their licence.
+        layout: the files expected under `--data`.
+        modality: of the prompts, "audio" or "text".
+        columns: figures in the table: heading by name.
+        published: rows of papers.
+        curve_axes: labels of the axes of `Row.curve`.
+        side: height and width in pixels of masks and heatmaps.
+        items: what can be evaluated, as far as is known before loading.
+        problems: found before loading.
+        num_rows: number of rows that the benchmark's definition selects, with or without problems.
+        fingerprint: changes whenever the list of items or the size of a file changes.
+    """
+
+    name: ClassVar[str]
+    measures: ClassVar[str]
+    source: ClassVar[str]
+    layout: ClassVar[str]
+    modality: ClassVar[Literal["audio", "text"]]
+    columns: ClassVar[Mapping[str, str]]
+    published: ClassVar[Sequence[Published]] = ()
+    curve_axes: ClassVar[tuple[str, str]] = ("", "")
+    side: ClassVar[int] = 224
+    items: Sequence[Item]
+    problems: Sequence[Problem]
+    num_rows: int
+    fingerprint: str
+
+    @abstractmethod
+    def __init__(self, root: Path, limit: int | None = None) -> None: ...
+
+    @abstractmethod
+    def load(self, item: Any, preprocess: Preprocess) -> Case:
+        """Load an item; runs in a worker process.
+
+        Raises:
+            DataError: one of its files cannot be read.
+        """
+
+    @abstractmethod
+    def measure(self, case: Case, maps: Mapping[str, Array], model: Any) -> Mapping[str, Array]:
+        """What to keep of an item: small arrays, of the same shapes for all items of a task.
+
+        Args:
+            case: the item.
+            maps: by method raw maps on the patch grid, float32 `[P, gh, gw]`.
+            model: the model, for tasks that ask it again.
+        """
+
+    @classmethod
+    @abstractmethod
+    def summarize(cls, measures: Measures) -> list[Row]:
+        """The table, the method's first row first. Reads measures a few at a time, so that memory stays bounded.
+
+        Raises:
+            DataError: there are no items.
+        """
+
+    @classmethod
+    @abstractmethod
+    def resampler(cls, measures: Measures, row: Row) -> Resampler:
+        """The figures of a row where images count with given weights, for the bootstrap of `eval.compare`."""
+
+    @classmethod
+    def problems_of(cls, measures: Measures) -> list[Problem]:
+        """Problems that show in all measures together."""
+        return []
+
+    def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
+        """A few items for the report, from the best to the worst of a row."""
+        yield from ()
+
+
+TASKS: dict[str, type[Task]] = {}
+
+
+def task(name: str) -> Callable[[Class], Class]:
+    """Registers a class as a task."""
+
+    def register(cls: Class) -> Class:
+        cls.name = name
+        TASKS[name] = cls
+        return cls
+
+    return register
+
+
+def list_tasks() -> list[str]:
+    """The names of all tasks."""
+    import eval.tasks
+
+    for module in pkgutil.iter_modules(eval.tasks.__path__):
+        import_module(f"eval.tasks.{module.name}")
+    return sorted(TASKS)
+
+
+def get_task(name: str) -> type[Task]:
+    """The task of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in list_tasks():
+        raise InputError(f"there is no benchmark {name!r}; expected one of {', '.join(sorted(TASKS))}")
+    return TASKS[name]

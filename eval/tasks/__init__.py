@@ -1,0 +1,1 @@
+"""The benchmarks, one file each; `eval.task.list_tasks` finds them."""

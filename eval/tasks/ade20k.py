@@ -1,0 +1,437 @@
+"""ADE20K Sound- and Speech-Prompted of DenseAV (Hamilton et al., CVPR 2024).
+
+prompted_segmentation.csv        one row per prompt
+frames/<image_location>          images
+annotations/<image_location, with .jpg -> _seg.png>   label maps: class id = (R // 10) * 256 + G
+audio/<base name of vggsound_file or speech_prompt_file>
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from avgrad.encoders.audio import log_mel_clips
+from avgrad.encoders.image import Preprocess, center_crop
+from avgrad.engine.attribute import min_max, upsample
+from avgrad.errors import MediaError
+from avgrad.media import open_audio
+from avgrad.scenes.dataset import decode_annotation
+from eval.metrics.prompted_segmentation import RECALL_LEVELS, SegmentationScore, score_class
+from eval.metrics.resampling import ClassCounts, mean_over_classes
+from eval.reading import as_stored, checked_name, file_size, is_text, read_table, shown
+from eval.runner import cpu_threads
+from eval.store import Measures
+from eval.task import Array, Case, DataError, Example, Item, Problem, Published, Resampler, Row, Task, task
+
+Normalization = Literal["dataset", "image"]
+
+CSV_NAME = "prompted_segmentation.csv"
+NAME_COLUMNS = ("class_name", "ade_class_name")
+NORMALIZATIONS: tuple[Normalization, ...] = ("dataset", "image")
+NUM_EXAMPLES = 8
+MAX_CLASSES = 26 * 256  # that an annotation can encode
+# "Advanced" adds this much to the time of the word on each side.
+MARGIN_SECONDS = 0.2
+
+# What pandas, which reads the table in the original, takes for a missing value.
+_EMPTY = frozenset(
+    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+     "NULL", "NaN", "None", "n/a", "nan", "null"]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ade20kItem(Item):
+    """An image and a prompt for one class in it.
+
+    Attributes:
+        class_id: the class.
+        class_name: its name.
+        prompt: name of the prompt's file.
+        span: begin and end in seconds of the spoken word, or None.
+    """
+
+    class_id: int
+    class_name: str
+    prompt: str
+    span: tuple[float, float] | None = None
+
+
+class Ade20k(Task):
+    """What both benchmarks share.
+
+    Attributes:
+        folder: name of the data set's folder.
+        prompt_column: of the table.
+        timings: the parts of a prompt that are used, each for a heatmap of its own.
+
+    Args:
+        root: the folder that holds `prompted_segmentation.csv`, or the one around it.
+        limit: number of items, the first ones; None for all.
+
+    Raises:
+        DataError: the table is missing or cannot be read, lacks a column or has no row for this prompt.
+    """
+
+    measures = "mAP and mIoU over classes of heatmaps for prompts of objects in scenes"
+    modality = "audio"
+    columns: ClassVar[Mapping[str, str]] = {"mean_average_precision": "mAP", "mean_iou": "mIoU"}
+    curve_axes = ("recall", "precision")
+    folder: ClassVar[str]
+    prompt_column: ClassVar[str]
+    timings: ClassVar[tuple[str, ...]]
+    items: list[Ade20kItem]
+    problems: list[Problem]
+
+    def __init__(self, root: str | Path, limit: int | None = None) -> None:
+        self.root = Path(root)
+        table = self.root / CSV_NAME
+        try:
+            if not table.exists() and (self.root / self.folder / CSV_NAME).exists():
+                self.root /= self.folder
+                table = self.root / CSV_NAME
+            content = table.read_bytes()
+        except FileNotFoundError:
+            raise DataError(
+                f"{root} holds no {CSV_NAME}; the folder of {self.folder} or the one around it is expected"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{shown(str(table))} cannot be read ({error}); a CSV table is expected") from None
+        columns, rows = read_table(table, content)
+        column = self.prompt_column
+        needed = ["image_location", "ade_class_id", column, *(["timing"] if "advanced" in self.timings else [])]
+        missing = [name for name in needed if name not in columns]
+        if missing:
+            raise DataError(f"{table} has no column {missing[0]}; the columns {', '.join(needed)} are expected")
+
+        items: list[Ade20kItem] = []
+        self.problems = []
+        self.num_rows = 0
+        digest = hashlib.sha256(content)
+        for number, row in enumerate(rows, start=1):
+            if row[column] in _EMPTY or _number(row["ade_class_id"]) == 0:
+                continue
+            self.num_rows += 1
+            try:
+                item = self._item(number, row)
+            except DataError as error:
+                self.problems.append(Problem(number, "unreadable row", str(error)))
+                continue
+            try:
+                sizes = [file_size(path) for path in self._paths(item)]
+            except DataError as error:
+                self.problems.append(Problem(number, "missing file", str(error)))
+                continue
+            digest.update(json.dumps([number, *sizes]).encode())
+            items.append(item)
+            if limit is not None and len(items) == limit:
+                break
+        if not items:
+            first = f", the first in {self.problems[0]}" if self.problems else ""
+            raise DataError(
+                f"{table} has no usable row for {self.name} ({len(self.problems)} have problems{first}); rows "
+                f"with {column} and an ade_class_id other than 0 are expected"
+            )
+        self.items, self.fingerprint = items, digest.hexdigest()
+
+    def _item(self, number: int, row: Mapping[str, str]) -> Ade20kItem:
+        column = self.prompt_column
+        image = checked_name("image_location", row["image_location"].strip())
+        prompt = checked_name(column, row[column].strip().rsplit("/", 1)[-1])
+        if not image.endswith(".jpg"):
+            raise DataError(f"image_location is {shown(image)}; a name that ends in .jpg is expected")
+        identity = _number(row["ade_class_id"])
+        if not identity.is_integer() or not 0 <= identity < MAX_CLASSES:
+            raise DataError(
+                f"ade_class_id is {shown(row['ade_class_id'])}; a whole number from 0 to {MAX_CLASSES - 1} is expected"
+            )
+        name = next((row[key] for key in NAME_COLUMNS if row.get(key)), str(int(identity)))
+        if not is_text(name):
+            raise DataError(f"the class's name is {shown(name)}; text in UTF-8 is expected")
+        span = _span(row["timing"]) if "advanced" in self.timings else None
+        return Ade20kItem(number, image, int(identity), name, prompt, span)
+
+    def _paths(self, item: Ade20kItem) -> tuple[Path, Path, Path]:
+        labels = item.image.removesuffix(".jpg") + "_seg.png"
+        return (
+            self.image_path(item.image),
+            self.root / "annotations" / labels,
+            self.root / "audio" / item.prompt,
+        )
+
+    def image_path(self, image: str) -> Path:
+        """The path of an image."""
+        return self.root / "frames" / image
+
+    def image(self, image: str, resampling: str = "bicubic") -> Image.Image:
+        """An image as it is evaluated: 224 x 224, RGB.
+
+        Raises:
+            MediaError: it cannot be read.
+        """
+        whole = as_stored(self.image_path(image))
+        return center_crop(whole, self.side, resampling)
+
+    def load(self, item: Ade20kItem, preprocess: Preprocess) -> Case:
+        """Load an item.
+
+        For a model with another input size, the square of 224 pixels is resized to it, so that all models see the same
+        part of the image.
+
+        Raises:
+            DataError: one of its files cannot be read, or image and label map differ in size.
+        """
+        image_path, labels_path, audio_path = self._paths(item)
+        try:
+            image, labels = as_stored(image_path), as_stored(labels_path)
+            if image.size != labels.size:
+                raise DataError(
+                    f"{image_path.name} has {image.width} x {image.height} pixels and {labels_path.name} "
+                    f"{labels.width} x {labels.height}; the same size is expected"
+                )
+            with open_audio(audio_path) as audio:
+                clips = [log_mel_clips(audio)]
+                if item.span is not None:
+                    begin, end = item.span
+                    bounds = max(begin - MARGIN_SECONDS, 0.0), min(end + MARGIN_SECONDS, audio.duration)
+                    clips.append(log_mel_clips(audio, bounds))
+            digest = hashlib.sha256(b"".join(path.read_bytes() for path in (image_path, labels_path, audio_path)))
+        except (MediaError, OSError) as error:
+            raise DataError(str(error)) from error
+        square = center_crop(image, self.side, preprocess.resampling)
+        mask = decode_annotation(np.asarray(center_crop(labels, self.side, "nearest"))) == item.class_id
+        problems: list[tuple[Any, str]] = []
+        if not mask.any():  # it counts, as in the original: a heatmap can be wrong about it
+            name = f"{item.class_name} (class {item.class_id})"
+            problems.append(("no pixels", f"{item.image} shows no {name} in the part that is evaluated"))
+        return Case(preprocess(square), clips, {"mask": mask}, digest.digest(), problems)
+
+    def measure(self, case: Case, maps: Mapping[str, Array], model: Any) -> Mapping[str, Array]:
+        """The mask, eight pixels to a byte, and the raw maps: average precision needs all pixels of a class."""
+        return {"mask": np.packbits(case.truth["mask"]), **{f"map {name}": values for name, values in maps.items()}}
+
+    @classmethod
+    def summarize(cls, measures: Measures) -> list[Row]:
+        """A row per method, timing and normalization; full-size heatmaps exist for one class per core at a time."""
+        if not len(measures):
+            raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
+        with cpu_threads(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+            return [
+                cls._row(pool, measures, method, timing, normalization)
+                for method in measures.methods
+                for timing in cls.timings
+                for normalization in NORMALIZATIONS
+            ]
+
+    @classmethod
+    def _row(
+        cls, pool: ThreadPoolExecutor, measures: Measures, method: str, timing: str, normalization: Normalization
+    ) -> Row:
+        members, names = cls._members(measures), _class_names(measures)
+        load = cls._loader(measures, method, timing, normalization)
+        scores = pool.map(lambda chosen: score_class(*load(chosen)), members.values())
+        score = SegmentationScore(dict(zip(members, scores, strict=True)))
+        return Row(
+            method=method,
+            variant={"timing": timing, "normalization": normalization},
+            figures={
+                "mean_average_precision": score.mean_average_precision,
+                "mean_iou": score.mean_iou,
+                "mean_average_precision_as_published": score.mean_average_precision_as_published,
+                "mean_iou_as_published": score.mean_iou_as_published,
+            },
+            details=[
+                {
+                    "class_id": class_id,
+                    "class_name": names[class_id],
+                    "images": found.num_images,
+                    "average_precision": found.average_precision,
+                    "iou": found.iou,
+                    "threshold": found.threshold,
+                }
+                for class_id, found in score.classes.items()
+            ],
+            curve=np.stack([RECALL_LEVELS, score.precision]),
+        )
+
+    @classmethod
+    def _members(cls, measures: Measures) -> dict[int, Array]:
+        """Positions of the items of each class."""
+        class_ids = measures.field("class_id")
+        return {int(c): np.flatnonzero(class_ids == c) for c in np.unique(class_ids)}
+
+    @classmethod
+    def _loader(
+        cls, measures: Measures, method: str, timing: str, normalization: Normalization
+    ) -> Callable[[Array], tuple[Tensor, Array]]:
+        """A function that gives the heatmaps and masks of some items."""
+        place, name = cls.timings.index(timing), f"map {method}"
+        low, high = math.inf, -math.inf
+        for maps in measures.stream(name):
+            low, high = min(low, float(maps[:, place].min())), max(high, float(maps[:, place].max()))
+
+        def load(chosen: Array) -> tuple[Tensor, Array]:
+            raw = measures.take(name, chosen)[:, place]
+            maps = heatmaps(raw, normalization, cls.side, low, high)
+            return maps, unpack_masks(measures.take("mask", chosen), cls.side)
+
+        return load
+
+    @classmethod
+    def resampler(cls, measures: Measures, row: Row) -> Resampler:
+        """Exact but for average precision, which comes from binned scores (`eval.metrics.resampling`)."""
+        _, images = np.unique(measures.field("image"), return_inverse=True)
+        members = cls._members(measures)
+        variant = row.variant["timing"], row.variant["normalization"]
+        load = cls._loader(measures, row.method, *variant)  # type: ignore[arg-type]
+        counts = []
+        for chosen in members.values():
+            maps, masks = load(chosen)
+            counts.append(ClassCounts.of(maps.numpy(), masks, images[chosen]))
+
+        def figures(weights: Array) -> dict[str, Array]:
+            ap, iou = zip(*(count.figures(weights) for count in counts), strict=True)
+            return {"mean_average_precision": mean_over_classes(ap), "mean_iou": mean_over_classes(iou)}
+
+        return figures
+
+    @classmethod
+    def problems_of(cls, measures: Measures) -> list[Problem]:
+        """Rows of classes none of whose images has a pixel of them."""
+        found = []
+        for class_id, chosen in cls._members(measures).items():
+            if not measures.take("mask", chosen).any():
+                for item in (measures.items[int(position)] for position in chosen):
+                    message = f"{item['class_name']} (class {class_id}) is left out of the means"
+                    found.append(Problem(item["row"], "class without pixels", message))
+        return found
+
+    def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
+        """The first image of some classes, from the best to the worst."""
+        classes = [part for part in row.details if not np.isnan(part["average_precision"])]
+        classes.sort(key=lambda part: (-part["average_precision"], part["class_id"]))
+        spread = np.linspace(0, len(classes) - 1, min(NUM_EXAMPLES, len(classes))).round().astype(int)
+        for place in np.unique(spread):
+            chosen = self._members(measures)[classes[place]["class_id"]][:1]
+            try:
+                image = self.image(str(measures.items[int(chosen[0])]["image"]))
+            except MediaError:  # the data may have been removed since
+                image = Image.new("RGB", (self.side, self.side), "white")
+            maps = {
+                method: heatmaps(measures.take(f"map {method}", chosen)[:, 0], "image", self.side, 0.0, 1.0)[0].numpy()
+                for method in measures.methods
+            }
+            mask = unpack_masks(measures.take("mask", chosen), self.side)[0]
+            yield Example(str(classes[place]["class_name"]), image, mask, maps)
+
+
+_LEGRAD = "Bousselham et al., ICCV 2025"
+_TACO = "arXiv 2412.01488"
+
+
+def _published(
+    name: str, mean_average_precision: float, mean_iou: float, source: str, masks: bool = False
+) -> Published:
+    figures = {"mean_average_precision": mean_average_precision, "mean_iou": mean_iou}
+    return Published(name, figures, source, masks)
+
+
+@task("ade20k-sound")
+class Ade20kSound(Ade20k):
+    """ADE20K Sound-Prompted."""
+
+    source = "https://github.com/mhamilton723/DenseAV (images: ADE20K, sounds: VGGSound; research use)"
+    layout = """prompted_segmentation.csv (image_location, vggsound_file, ade_class_id, class_name)
+frames/*.jpg
+annotations/*_seg.png
+audio/*"""
+    folder = "ADE20KSoundPrompted"
+    prompt_column = "vggsound_file"
+    timings = ("basic",)
+    published = (
+        _published("DenseAV", 32.7, 24.2, _LEGRAD),
+        _published("ImageBind + LeGrad", 48.0, 38.9, _LEGRAD),
+        _published("TACO, maps alone", 35.75, 27.74, _TACO),
+        _published("TACO, with decoder", 60.01, 51.57, _TACO, masks=True),
+    )
+
+
+@task("ade20k-speech")
+class Ade20kSpeech(Ade20k):
+    """ADE20K Speech-Prompted."""
+
+    source = "https://github.com/mhamilton723/DenseAV (images: ADE20K; research use)"
+    layout = """prompted_segmentation.csv (image_location, speech_prompt_file, ade_class_id, timing, class_name)
+frames/*.jpg
+annotations/*_seg.png
+audio/*"""
+    folder = "ADE20KSpeechPrompted"
+    prompt_column = "speech_prompt_file"
+    timings = ("basic", "advanced")
+    published = (
+        _published("DenseAV", 48.7, 36.8, _LEGRAD),
+        _published("ImageBind + LeGrad", 23.3, 21.8, _LEGRAD),
+    )
+
+
+def _class_names(measures: Measures) -> dict[int, str]:
+    """The name of each class by its id."""
+    return {int(item["class_id"]): str(item["class_name"]) for item in measures.items}
+
+
+def unpack_masks(packed: Array, side: int) -> Array:
+    """Boolean masks `[N, side, side]` from their packed form."""
+    bits = np.unpackbits(packed, axis=1, count=side * side)
+    return bits.astype(bool).reshape(-1, side, side)
+
+
+def heatmaps(raw: Array, normalization: Normalization, side: int, low: float, high: float) -> Tensor:
+    """Heatmaps as they are scored.
+
+    Args:
+        raw: on the patch grid, `[N, gh, gw]`.
+        normalization: "dataset": min-max over the data set, before the maps are upsampled (DenseAV); "image":
+            min-max of each upsampled map (LeGrad).
+        side: height and width of the upsampled maps.
+        low, high: smallest and largest raw value of the data set.
+
+    Returns:
+        `[N, side, side]`, float32 in [0, 1].
+    """
+    maps = torch.from_numpy(raw)[:, None]
+    if normalization == "dataset":
+        maps = (maps - low) / max(high - low, torch.finfo(maps.dtype).tiny)
+    maps = upsample(maps, (side, side))
+    return (min_max(maps) if normalization == "image" else maps)[:, 0]
+
+
+def _number(text: str) -> float:
+    """The number in a field; NaN if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _span(text: str) -> tuple[float, float]:
+    """The time of the spoken word: JSON `[start, end]`, in seconds."""
+    try:
+        begin, end = (float(value) for value in json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        begin = end = math.nan
+    if not 0 <= begin < end < math.inf:
+        raise DataError(f"timing is {shown(text)}; JSON [start, end] in seconds is expected")
+    return begin, end
