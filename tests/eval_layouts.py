@@ -88,6 +88,35 @@ def write_interactive(
     return root
 
 
+def write_imagenet_segmentation(root: Path, count: int, seed: int = 0) -> Path:
+    """gtsegs_ijcv.mat, each image with a mask of its own size."""
+    import h5py
+
+    rng = np.random.default_rng(seed)
+    root.mkdir(parents=True, exist_ok=True)
+    references = h5py.special_dtype(ref=h5py.Reference)
+    with h5py.File(root / "gtsegs_ijcv.mat", "w") as file:
+        images, masks = (file.create_dataset(f"value/{name}", (count, 1), dtype=references) for name in ("img", "gt"))
+        for number in range(count):
+            width, height = 60 + 10 * number, 80
+            pixels = rng.integers(0, 256, (3, width, height), dtype=np.uint8)
+            mask = np.zeros((width, height), dtype=np.uint8)
+            mask[10:30, 20 : 40 + number] = 1
+            cells = file.create_dataset(f"cells/{number}", (1, 1), dtype=references)
+            cells[0, 0] = file.create_dataset(f"masks/{number}", data=mask).ref
+            masks[number, 0] = cells.ref
+            images[number, 0] = file.create_dataset(f"images/{number}", data=pixels).ref
+    return root
+
+
+def write_imagenet(root: Path, count: int, seed: int = 0) -> Path:
+    """Validation folders of two of ImageNet's classes (0 and 3)."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        write_image(root / "val" / ("n01440764", "n01491361")[number % 2] / f"ILSVRC2012_val_{number:08d}.JPEG", rng)
+    return root
+
+
 WRITERS: dict[str, Callable[[Path, int], Path]] = {
     "vggss": write_vggss,
     "flickr-soundnet": write_flickr,

@@ -136,8 +136,7 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def normalizes_first(view: ViTView) -> bool:
-    """Whether maps are min-max normalized before they are upsampled: for models that pool by attention (not CoCa), as
-    in the released code."""
+    """Whether maps are min-max normalized before they are upsampled, as the released code does with SigLIP."""
     return view.is_corrected
 
 

@@ -19,6 +19,8 @@ from avgrad.engine.view import ViTView, check_view, interpolate_positions
 from avgrad.errors import UnsupportedModelError
 from avgrad.models.view import build_view, check_unwrapped, views
 
+PROVED = 8  # tokens that the proof of a view takes
+
 
 @views("open_clip.model.CLIP", "open_clip.model.CustomTextCLIP", "open_clip.coca_model.CoCa")
 def clip_view(model: Any, name: str) -> ViTView:
@@ -49,7 +51,29 @@ def vision_view(visual: Any, name: str) -> ViTView:
         pooler=pooler,
         layer_cosine=pooler is None,  # the LeGrad paper's released code scores CoCa's layers without an L2 norm
     )
-    return check_view(view, _own(visual), name, [visual.image_size])
+    return _prove(view, visual, name)
+
+
+def _prove(view: ViTView, visual: Any, name: str) -> ViTView:
+    """`check_view` with the first tokens of an image alone: open_clip's own towers take images of one size, and a whole
+    one would take seconds."""
+
+    def embedding(pixels: Tensor) -> Tensor:
+        pooled: Tensor = visual._pool(visual.transformer(visual._embeds(pixels)[:, :PROVED]))[0]
+        return pooled if visual.proj is None else pooled @ visual.proj
+
+    check_view(replace(view, embed=_First(view.embed)), embedding, name, [visual.image_size])
+    return view
+
+
+class _First:
+    """The first tokens that an embedding gives."""
+
+    def __init__(self, embed: Callable[[Tensor], Tensor]) -> None:
+        self.embed = embed
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return self.embed(pixels)[:, :PROVED]
 
 
 @views("open_clip.timm_model.TimmModel")
@@ -62,7 +86,7 @@ def timm_tower_view(visual: Any, name: str) -> ViTView:
     layers = [layer for layer in (visual.trunk.head, *visual.head) if type(layer) not in (nn.Identity, nn.Dropout)]
     if layers:
         view = replace(view, head=Head(view.head.norm, _projection(layers), num_pooled=view.head.num_pooled))
-    return check_view(view, _own(visual), name, [visual.image_size])
+    return check_view(view, visual, name, [visual.image_size])
 
 
 def _projection(layers: list[nn.Module]) -> Linear | Tail:
@@ -75,17 +99,6 @@ def _projection(layers: list[nn.Module]) -> Linear | Tail:
         names = ", ".join(type(layer).__name__ for layer in layers)
         raise UnsupportedModelError(f"its image tower ends in {names}, and Linear or Mlp is expected")
     return Tail(nn.Sequential(*layers), (last if isinstance(last, nn.Linear) else last.fc2).out_features)
-
-
-def _own(visual: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The image tower's own embedding, `[B, D]` of pixels."""
-
-    def embedding(pixels: Tensor) -> Tensor:
-        output = visual(pixels)
-        embedded: Tensor = output[0] if isinstance(output, tuple) else output
-        return embedded
-
-    return embedding
 
 
 class Embed:
@@ -109,19 +122,6 @@ class Embed:
         return embedded
 
 
-class _SlicedBias(Linear):
-    """A map with a weight of its own whose bias is a part of a longer one."""
-
-    def __init__(self, module: nn.Module, weight: str, bias: str, part: tuple[int, int]) -> None:
-        super().__init__(module, weight, bias)
-        self.part = part
-
-    @property
-    def bias(self) -> Tensor | None:
-        bias = super().bias
-        return None if bias is None else bias[slice(*self.part)]
-
-
 def _pooler(visual: Any) -> AttentionPooler:
     """The first query of CoCa's pooler. It looks at the class token too."""
     from open_clip.transformer import AttentionalPooler
@@ -137,7 +137,9 @@ def _pooler(visual: Any) -> AttentionPooler:
     maps: list[Linear]
     if attention.in_proj_weight is None:
         names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-        maps = [_SlicedBias(attention, key, "in_proj_bias", part) for key, part in zip(names, parts, strict=True)]
+        maps = [
+            Linear(attention, key, "in_proj_bias", bias_rows=part) for key, part in zip(names, parts, strict=True)
+        ]
     else:
         maps = [Linear(attention, "in_proj_weight", "in_proj_bias", rows=part) for part in parts]
     query, key, value = maps

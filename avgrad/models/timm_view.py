@@ -15,13 +15,14 @@ from timm.models import beit, deit, eva, naflexvit, vision_transformer, vision_t
 from torch import Tensor, nn
 
 from avgrad.engine.heads import AttentionPooler, Head
-from avgrad.engine.parts import Linear, Weight, check_model
+from avgrad.engine.parts import Linear, Weight
 from avgrad.engine.view import Pool, ViTView, check_view
 from avgrad.errors import UnsupportedModelError
 from avgrad.models.timm_blocks import timm_blocks
 from avgrad.models.timm_embed import embed_of
 from avgrad.models.timm_names import is_projection
 from avgrad.models.timm_parts import check_parts, mlp, norm, refuse
+from avgrad.models.view import check_unwrapped
 
 _TRUNK = "cls_token pos_embed patch_embed blocks norm fc_norm head"
 _VIT = f"{_TRUNK} reg_token patch_drop norm_pre attn_pool"
@@ -104,7 +105,7 @@ def _trunk_view(model: nn.Module) -> ViTView:
         known = ", ".join(kind.__name__ for kind in _PARTS)
         raise refuse(f"it is a {type(model).__name__}, and one of {known} is expected")
     check_parts(model, _PARTS[type(model)])
-    check_model(model)
+    check_unwrapped(model)
     trunk: Any = model
     embed, patch, _ = embed_of(trunk)
     prefix: int = trunk.num_prefix_tokens

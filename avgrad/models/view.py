@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from avgrad.engine.parts import check_unmodified
 from avgrad.engine.view import ViTView
 from avgrad.errors import UnsupportedModelError
 from avgrad.models.registry import families
@@ -124,26 +125,19 @@ def check_unwrapped(*towers: nn.Module | None) -> None:
     dtypes: set[torch.dtype] = set()
     for tower in towers:
         for path, layer in [] if tower is None else tower.named_modules():
-            found = _wrapped(layer)
-            if found:
-                where = f"{path} ({type(layer).__name__})" if path else type(layer).__name__
-                raise UnsupportedModelError(f"its layer {where} {found}")
+            try:
+                _check_layer(layer)
+            except UnsupportedModelError as error:
+                raise UnsupportedModelError(f"its layer {path!r}: {error}" if path else str(error)) from None
             dtypes.update(weight.dtype for weight in layer.parameters(recurse=False))
     if len(dtypes) > 1:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         raise UnsupportedModelError(f"its weights are of several dtypes ({names}); module.to(dtype) gives one")
 
 
-def _wrapped(layer: nn.Module) -> str | None:
-    hooks = [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values()]
-    if any(getattr(hook, "__module__", None) not in HARMLESS_HOOKS for hook in hooks):
-        return "has a hook"
-    if "forward" in vars(layer):
-        return "has a replaced forward"
-    if hasattr(layer, "parametrizations"):
-        return "is parametrized"
+def _check_layer(layer: nn.Module) -> None:
+    check_unmodified(layer, HARMLESS_HOOKS)
     for key, weight in layer.named_parameters(recurse=False):
         plain = type(weight) is nn.Parameter and weight.layout == torch.strided
         if not plain or not weight.is_floating_point():
-            return f"has a {key} that is no dense floating-point parameter"
-    return None
+            raise UnsupportedModelError(f"the {key} of a {type(layer).__name__} is no dense floating-point parameter")
