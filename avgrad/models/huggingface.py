@@ -89,7 +89,7 @@ class HuggingFace:
         try:
             from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
-            config = AutoConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             # refused before the weights are fetched: the shape of the model needs none
             with torch.device("meta"):
                 shell = _model_class(config, name)(config)
@@ -97,8 +97,10 @@ class HuggingFace:
             with _quiet():  # what is missing is checked here
                 model, report = type(shell).from_pretrained(source, dtype=dtype, output_loading_info=True)
             _check_report(model, report, name)
-            processor = AutoImageProcessor.from_pretrained(source)
-            tokenizer = AutoTokenizer.from_pretrained(source) if hasattr(model, "get_text_features") else None
+            processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+            tokenizer = None
+            if hasattr(model, "get_text_features"):
+                tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model = model.to(device)
         except (UnsupportedModelError, CheckpointError):
             raise
