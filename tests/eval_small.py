@@ -1,6 +1,6 @@
 """A small model and small data for the tests of the benchmarks; run as a program, a benchmark over them.
 
-    python eval_small.py DATA PROMPT OUT SEED
+    python eval_small.py DATA TASK OUT SEED
 
 Under torchrun, "RANK" in OUT becomes the number of the process. Each process writes its id beside OUT.
 """
@@ -26,6 +26,7 @@ from avgrad.models.imagebind import ImageBind
 from avgrad.models.towers import ImageBindConfig
 from eval.__main__ import benchmark
 from eval.runner import Settings, process_group
+from eval.task import get_task
 from eval.tasks.ade20k import Ade20k, Ade20kSound, Ade20kSpeech
 
 Prompt = Literal["sound", "speech"]
@@ -96,14 +97,20 @@ def write_data(root: Path, prompt: Prompt, count: int, seed: int = 0) -> Path:
 
 
 def main() -> None:
-    data, prompt, out, seed = sys.argv[1:]
+    data, name, out, seed = sys.argv[1:]
     rank = os.environ.get("RANK", "0")
     out = out.replace("RANK", rank)
     Path(f"{out}.new{rank}").write_text(str(os.getpid()))
     os.replace(f"{out}.new{rank}", f"{out}.pid{rank}")  # atomic
     with process_group():
-        task = TASKS["sound" if prompt == "sound" else "speech"](data)
-        benchmark(small_model(int(seed)), task, Path(out), Settings(batch_size=2), {"seed": seed}, workers=1)
+        benchmark(
+            small_model(int(seed)),
+            get_task(name)(Path(data)),
+            Path(out),
+            Settings(batch_size=2),
+            {"seed": seed},
+            workers=1,
+        )
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ NUM_ITEMS, NUM_BATCHES = 12, 6
 FILES = ("results.json", "details.csv", "report.html", "manifest.json")
 
 
-def command(data: Path, out: Path, ranks: int = 1, seed: int = 0) -> list[str]:
-    program = [str(PROGRAM), str(data), "speech", str(out), str(seed)]
+def command(data: Path, out: Path, ranks: int = 1, seed: int = 0, task: str = "ade20k-speech") -> list[str]:
+    program = [str(PROGRAM), str(data), task, str(out), str(seed)]
     if ranks == 1:
         return [sys.executable, *program]
     with socket.socket() as free:
@@ -45,9 +45,14 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def finish(data: Path, out: Path, ranks: int = 1) -> str:
+def finish(data: Path, out: Path, ranks: int = 1, task: str = "ade20k-speech") -> str:
     done = subprocess.run(
-        command(data, out, ranks), env=environment(), capture_output=True, text=True, timeout=300, check=False
+        command(data, out, ranks, task=task),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

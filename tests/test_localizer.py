@@ -15,6 +15,7 @@ from PIL import Image
 
 import avgrad
 from avgrad import CheckpointError, InputError, Localizer, MediaError, Prompt, PromptError, UnsupportedModelError
+from avgrad.encoders.image import Preprocess
 from avgrad.models.imagebind import ImageBind
 from avgrad.scenes import CLASSES, draw_scene, mix_sound, scene_rng
 
@@ -289,3 +290,15 @@ def test_import_is_light() -> None:
     for name in ("load", "localize", "Localizer", "Localization", "Prompt", "attribute"):
         assert getattr(avgrad, name)
     assert len(CLASSES) >= 16
+
+
+def test_models_that_take_one_size_alone_see_the_whole_image() -> None:
+    preprocess = Preprocess(size=32, patch_size=16, image_size=(32, 48))
+    half = Image.new("RGB", (200, 300))
+    half.paste((255, 255, 255), (0, 150, 200, 300))
+    for size in (None, 32):
+        pixels = preprocess.whole(half, size)
+        assert pixels.shape == (3, 32, 48)
+        assert (pixels[:, 20:] > pixels[:, :12]).all()  # the lower half is white
+    with pytest.raises(InputError, match="size=64 is not accepted"):
+        preprocess.whole(half, 64)

@@ -402,7 +402,6 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
         load("timm:vit_tiny_patch16_224", checkpoint=tmp_path / "broken.pt")
 
 
-@pytest.mark.slow
 def test_listing() -> None:
     listed = {entry.name: entry for entry in registry.entries("timm:*")}
     assert "augreg2_in21k_ft_in1k" in listed["timm:vit_base_patch16_224.TAG"].weights
@@ -412,7 +411,6 @@ def test_listing() -> None:
     assert "timm:vit_base_patch16_dinov3.lvd1689m" in registry.list_models("timm:*dinov3*")
 
 
-@pytest.mark.slow
 def test_every_name() -> None:
     """All names of the modules of single-scale transformers are accepted, and all others are refused with a reason."""
     refused = dict(timm_names.refused())

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from library_oracle import in_float64, timm_at_size, timm_features, timm_legrad
 from timm.layers import GluMlp
+from timm.models.vitamin import VitCfg
 
 from avgrad import attribute
 from avgrad.engine.methods import Pooling
@@ -90,9 +91,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "relative positions, Swin": ("vit_relpos_base_patch16_224", {"rel_pos_type": "mlp_swin"}),
     "relative positions, norm behind": ("vit_relpos_base_patch16_rpn_224", {}),
     "hybrid": ("vit_tiny_r_s16_p8_224", {}),
-    "hybrid, ResNet": ("vit_small_r26_s32_224", {}),
     "MobileCLIP": ("vit_base_mci_224", {"embed_dim": 768}),
-    "ViTamin": ("vitamin_small_224", {"embed_dim": 384}),
+    "ViTamin": ("vitamin_small_224", {"embed_cfg": VitCfg((8, 12, 48), (1, 1, 1), 8)}),
 }
 
 
@@ -103,7 +103,7 @@ def _family(name: str) -> Any:
     size = SMALL
     if architecture.startswith("naflexvit"):
         size = NAFLEX
-    elif name in ("hybrid", "hybrid, ResNet", "MobileCLIP", "ViTamin"):
+    elif name in ("hybrid", "MobileCLIP", "ViTamin"):
         size = STEM
     model = timm.create_model(architecture, **{**size, **options}).double()
     with torch.no_grad():

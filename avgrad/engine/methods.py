@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
@@ -126,6 +127,8 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             raise InputError(f"method {name!r} has no option {option!r}; its options: {', '.join(known) or 'none'}")
         if isinstance(known[option], bool) and not isinstance(value, bool):
             raise InputError(f"{option}={value!r} is not True or False")
+        if isinstance(known[option], float) and not (isinstance(value, int | float) and 0 < value < math.inf):
+            raise InputError(f"{option}={value!r} is not a positive number")
     if options.get("backward_dtype") not in (None, torch.bfloat16):
         raise InputError(f"backward_dtype={options['backward_dtype']} is neither None nor torch.bfloat16")
 

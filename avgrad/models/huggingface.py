@@ -241,6 +241,7 @@ def _preprocess(processor: Any, view: ViTView, name: str) -> Preprocess:
         std=tuple(getattr(processor, "image_std", None) or CLIP_STD),
         resampling="bilinear" if bilinear else "bicubic",
         squash=not getattr(processor, "do_center_crop", False),
+        image_size=view.image_size,
     )
 
 

@@ -242,9 +242,13 @@ def precision_recall(
 
 
 def _curve(values: Array, confidences: Array, negative: Array, level: float) -> Array:
-    """Precision and recall at every confidence, descending, `[N, 2]`."""
-    thresholds = np.sort(confidences)[::-1]
-    return np.array([precision_recall(values, confidences, negative, t, level) for t in thresholds])
+    """`precision_recall` at every confidence as the threshold, descending, `[n, 2]`; equal ones share a point."""
+    order = np.argsort(-confidences, kind="stable")
+    last = np.flatnonzero(np.diff(confidences[order], append=-np.inf))
+    true = np.cumsum((~negative & (values >= level))[order])[last]
+    missed = int((~negative).sum()) - np.cumsum(~negative[order])[last]
+    recall = np.divide(true, true + missed, out=np.ones(len(last)), where=true + missed > 0)
+    return np.stack([true / (last + 1), recall], axis=1)
 
 
 def localization_ap(values: Array, confidences: Array, negative: Array, level: float = 0.5) -> float:

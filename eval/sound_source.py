@@ -1,0 +1,305 @@
+"""What the benchmarks of sound source localization share: an image, its sound, and boxes on a square of 224 pixels."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from avgrad.encoders.audio import log_mel_clips
+from avgrad.encoders.image import Preprocess
+from avgrad.errors import MediaError
+from avgrad.media import load_image, open_audio
+from eval.encoder import Encoder
+from eval.metrics import sound_source as ss
+from eval.reading import checked_name, file_size, is_text, shown
+from eval.store import Measures
+from eval.task import Array, Case, DataError, Example, Problem, Resampler, Row, Task
+from eval.task import Item as BaseItem
+
+NUM_EXAMPLES = 8
+
+
+@dataclass(frozen=True)
+class SoundItem(BaseItem):
+    """An image with a sound.
+
+    Attributes:
+        file: path of the image within the data set.
+        audio: path of the sound within the data set.
+        class_name: what sounds; empty if unknown.
+        boxes: of each annotator, xmin, ymin, xmax, ymax in pixels of the square; none if nothing in the image sounds.
+    """
+
+    file: str
+    audio: str
+    class_name: str
+    boxes: tuple[tuple[tuple[float, float, float, float], ...], ...]
+
+    @property
+    def truth(self) -> Array:
+        """The ground truth `[224, 224]` in [0, 1]: the union of one annotator's boxes, or the consensus of several."""
+        if len(self.boxes) == 1:
+            return ss.box_mask(np.array(self.boxes[0]))
+        return ss.consensus([np.array(boxes) for boxes in self.boxes], canvas=ss.SIDE)
+
+
+class SoundSource(Task):
+    """A benchmark of sound source localization.
+
+    The whole image is resized to a square, as its boxes are. A mask is the half of the pixels with the highest values,
+    or as many pixels as the ground truth has ("adaptive"); both by the rule of the benchmark's reference.
+
+    Attributes:
+        rule: how maps become masks.
+        adaptive_rule: the same for adaptive masks (SSL alignment).
+    """
+
+    modality = "audio"
+    columns: ClassVar[Mapping[str, str]] = {
+        "ciou": "cIoU@0.5",
+        "auc": "AUC",
+        "ciou_adaptive": "adaptive cIoU@0.5",
+        "auc_adaptive": "adaptive AUC",
+    }
+    rule: ClassVar[ss.Rule] = ss.RULES["ez-vsl"]
+    adaptive_rule: ClassVar[ss.Rule] = ss.RULES["ssl-alignment"]
+    items: list[SoundItem]
+
+    def __init__(self, root: str | Path, limit: int | None = None) -> None:
+        self.root = Path(root)
+        self.items, self.problems, self.num_rows = [], [], 0
+        digest = hashlib.sha256()
+        for number, row in enumerate(self.rows(), start=1):
+            self.num_rows += 1
+            try:
+                item = self.item(number, row)
+            except DataError as error:
+                self.problems.append(Problem(number, "unreadable row", str(error)))
+                continue
+            try:
+                sizes = [file_size(self.root / name) for name in (item.file, item.audio)]
+            except DataError as error:
+                self.problems.append(Problem(number, "missing file", str(error)))
+                continue
+            digest.update(json.dumps([vars(item), *sizes]).encode())
+            self.items.append(item)
+            if limit is not None and len(self.items) == limit:
+                break
+        if not self.items:
+            first = f", the first in {self.problems[0]}" if self.problems else ""
+            raise DataError(f"{root} has no usable item of {self.name} ({len(self.problems)} have problems{first})")
+        self.fingerprint = digest.hexdigest()
+
+    @abstractmethod
+    def rows(self) -> Sequence[Any]:
+        """The rows of the benchmark's own list.
+
+        Raises:
+            DataError: it is missing or cannot be read.
+        """
+
+    @abstractmethod
+    def item(self, number: int, row: Any) -> SoundItem:
+        """An item of its row.
+
+        Raises:
+            DataError: the row cannot be used.
+        """
+
+    def load(self, item: SoundItem, preprocess: Preprocess) -> Case:
+        """Load an item: the image resized to a square and the clips of its sound."""
+        paths = [self.root / name for name in (item.file, item.audio)]
+        try:
+            square = self._square(item, preprocess.resampling)
+            with open_audio(paths[1]) as audio:
+                clips = log_mel_clips(audio)
+            digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths))
+        except (MediaError, OSError) as error:
+            raise DataError(str(error)) from error
+        return Case(preprocess(square), [clips], {"truth": item.truth}, digest.digest())
+
+    def _square(self, item: SoundItem, resampling: str) -> Image.Image:
+        image = load_image(self.root / item.file)
+        return image.resize((self.side, self.side), Image.Resampling[resampling.upper()])
+
+    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+        """cIoU of both masks and the confidence of each method, and its raw map for the report."""
+        measured: dict[str, Array] = {}
+        for name, raw in maps.items():
+            large = ss.upsample(raw[:1], self.rule)[0]
+            median = ss.median_mask(ss.normalized(large, self.rule), self.rule)
+            other = ss.upsample(raw[:1], self.adaptive_rule)[0]
+            adaptive = ss.adaptive_mask(ss.normalized(other, self.adaptive_rule), case.truth["truth"])
+            cious = [ss.ciou(mask, case.truth["truth"]) for mask in (median, adaptive)]
+            measured[f"score {name}"] = np.array([*cious, ss.confidence(large)])
+            measured[f"map {name}"] = raw[0]
+        return measured
+
+    @classmethod
+    def summarize(cls, measures: Measures) -> list[Row]:
+        """A row for each method, with its success rate by class."""
+        if not len(measures):
+            raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
+        return [cls._row(measures, method) for method in measures.methods]
+
+    @classmethod
+    def _row(cls, measures: Measures, method: str) -> Row:
+        median, adaptive, _ = measures.take(f"score {method}").T
+        classes = measures.field("class_name")
+        return Row(
+            method,
+            {},
+            cls.figures(measures, method),
+            details=[
+                {
+                    "class_name": str(name),
+                    "images": int((classes == name).sum()),
+                    "ciou": ss.success_rate(median[classes == name]),
+                    "ciou_adaptive": ss.success_rate(adaptive[classes == name]),
+                }
+                for name in np.unique(classes)
+            ],
+        )
+
+    @classmethod
+    def figures(cls, measures: Measures, method: str) -> dict[str, float]:
+        """The figures of a method."""
+        median, adaptive, _ = measures.take(f"score {method}").T
+        return {
+            "ciou": ss.success_rate(median),
+            "auc": ss.success_auc(median),
+            "ciou_adaptive": ss.success_rate(adaptive),
+            "auc_adaptive": ss.success_auc(adaptive),
+        }
+
+    @classmethod
+    def resampler(cls, measures: Measures, row: Row) -> Resampler:
+        """Success rates and areas are means over items."""
+        _, images = np.unique(measures.field("image"), return_inverse=True)
+        median, adaptive, _ = measures.take(f"score {row.method}").T
+        values = {
+            "ciou": median >= 0.5,
+            "auc": [ss.success_auc(np.array([value])) for value in median],
+            "ciou_adaptive": adaptive >= 0.5,
+            "auc_adaptive": [ss.success_auc(np.array([value])) for value in adaptive],
+        }
+
+        def figures(weights: Array) -> dict[str, Array]:
+            own = weights[:, images]
+            return {name: own @ np.asarray(value, dtype=float) / own.sum(axis=1) for name, value in values.items()}
+
+        return figures
+
+    def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
+        """Items from the highest cIoU to the lowest."""
+        order = np.argsort(-measures.take(f"score {row.method}")[:, 0], kind="stable")
+        spread = np.linspace(0, len(order) - 1, min(NUM_EXAMPLES, len(order))).round().astype(int)
+        for position in order[np.unique(spread)]:
+            fields = measures.items[int(position)]
+            item = SoundItem(**{**fields, "boxes": tuple(map(tuple, fields["boxes"]))})
+            try:
+                image = self._square(item, "bicubic")
+            except MediaError:  # the data may have been removed since
+                image = Image.new("RGB", (self.side, self.side), "white")
+            chosen = np.array([position])
+            maps = {
+                name: ss.min_max(ss.upsample(measures.take(f"map {name}", chosen), self.rule)[0])
+                for name in measures.methods
+            }
+            yield Example(item.class_name or item.file, image, item.truth > 0, maps)
+
+
+# ------------------------------------------------------------------ reading
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8; bytes that are not become lone surrogates, which `checked_name` refuses.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    except FileNotFoundError:
+        raise DataError(f"{shown(str(path))} does not exist; `python -m eval list` shows the expected layout") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{shown(str(path))} cannot be read ({error})") from None
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """The rows of a CSV table without a header, empty ones left out.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
+    try:
+        return [row for row in csv.reader(io.StringIO(read_text(path).replace("\0", "\1"), newline="")) if row]
+    except csv.Error as error:
+        raise DataError(f"{shown(str(path))} cannot be read ({error}); a CSV table is expected") from None
+
+
+def read_records(path: Path) -> list[Mapping[str, Any]]:
+    """The objects of a JSON list.
+
+    Raises:
+        DataError: it is missing or no list of objects.
+    """
+    try:
+        records = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{shown(str(path))} cannot be read ({error}); a JSON list is expected") from None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise DataError(f"{shown(str(path))} is not a JSON list of objects")
+    return records
+
+
+def checked_boxes(field: str, values: Any, scale: float = 1.0) -> tuple[tuple[float, float, float, float], ...]:
+    """Boxes from a file, scaled to pixels of the square.
+
+    Args:
+        field: for the message.
+        values: `[[xmin, ymin, xmax, ymax], ...]`.
+        scale: pixels of the square for a unit of the values.
+
+    Raises:
+        DataError: anything else.
+    """
+    try:
+        boxes = np.array(values, dtype=np.float64).reshape(len(values), 4)
+    except (TypeError, ValueError):
+        boxes = np.full((1, 4), np.nan)
+    if not np.isfinite(boxes).all():
+        raise DataError(f"{field} is {shown(str(values))}; boxes [xmin, ymin, xmax, ymax] are expected")
+    return tuple((left, top, right, bottom) for left, top, right, bottom in (scale * boxes).tolist())
+
+
+def checked_class(text: Any) -> str:
+    """A class's name from a file.
+
+    Raises:
+        DataError: it is no text.
+    """
+    if not isinstance(text, str) or not is_text(text):
+        raise DataError(f"the class's name is {shown(str(text))}; text in UTF-8 is expected")
+    return text
+
+
+def checked_base_name(field: str, text: Any) -> str:
+    """The last part of a path from a file.
+
+    Raises:
+        DataError: it is no usable file name.
+    """
+    if not isinstance(text, str):
+        raise DataError(f"{field} is {shown(str(text))}; a file's name is expected")
+    return checked_name(field, text.strip().rsplit("/", 1)[-1])

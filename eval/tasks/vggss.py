@@ -1,0 +1,51 @@
+"""VGG-SS: sound sources in VGGSound frames (Chen et al., CVPR 2021), by the rule of EZ-VSL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eval.metrics.sound_source import SIDE
+from eval.sound_source import (
+    SoundItem,
+    SoundSource,
+    checked_base_name,
+    checked_boxes,
+    checked_class,
+    read_records,
+    read_rows,
+)
+from eval.task import DataError, Published, task
+
+
+@task("vggss")
+class VggSs(SoundSource):
+    """VGG-SS; ids come from `vggss_test.csv` in its order."""
+
+    measures = "cIoU and AUC of the sounding object in video frames"
+    source = "https://www.robots.ox.ac.uk/~vgg/research/lvs (annotations; videos from YouTube; CC BY 4.0)"
+    layout = """metadata/vggss.json (file, class, bbox as fractions)
+metadata/vggss_test.csv (one id per line)
+frames/ID.jpg
+audio/ID.wav"""
+    published = (
+        Published("EZ-VSL", {"ciou": 38.85, "auc": 39.54}, "Mo and Morgado, ECCV 2022"),
+        Published("FNAC", {"ciou": 39.50, "auc": 39.66}, "Sun et al., CVPR 2023"),
+        Published("SSL alignment", {"ciou": 39.94}, "Senocak et al., ICCV 2023"),
+    )
+
+    def rows(self) -> list[str]:
+        """The ids."""
+        records = read_records(self.root / "metadata" / "vggss.json")
+        self._records = {str(record.get("file")): record for record in records}
+        return [row[0] for row in read_rows(self.root / "metadata" / "vggss_test.csv")]
+
+    def item(self, number: int, row: Any) -> SoundItem:
+        """An item of its id."""
+        name = checked_base_name("the id", row)
+        record = self._records.get(name)
+        if record is None:
+            raise DataError(f"vggss.json has no record of {name}")
+        boxes = checked_boxes(f"bbox of {name}", record.get("bbox"), SIDE)
+        return SoundItem(
+            number, name, f"frames/{name}.jpg", f"audio/{name}.wav", checked_class(record.get("class", "")), (boxes,)
+        )

@@ -1,0 +1,126 @@
+"""Small data sets in the layouts of the benchmarks, with random images and tones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+Rng = np.random.Generator
+
+
+def write_image(path: Path, rng: Rng, size: tuple[int, int] = (80, 60)) -> None:
+    """A random image of (width, height) with a rectangle."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    left, top = (int(rng.integers(5, side // 2)) for side in size)
+    pixels[top : top + 20, left : left + 20] = rng.integers(0, 256, 3, dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def write_tone(path: Path, rng: Rng) -> None:
+    """A second of a random tone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    time = np.arange(16_000) / 16_000
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * rng.uniform(200, 2000) * time), 16_000, subtype="PCM_16")
+
+
+def random_box(rng: Rng) -> list[float]:
+    """xmin, ymin, xmax, ymax as fractions."""
+    left, top = rng.uniform(0, 0.5, 2)
+    return [left, top, left + rng.uniform(0.1, 0.4), top + rng.uniform(0.1, 0.4)]
+
+
+def write_vggss(root: Path, count: int, seed: int = 0) -> Path:
+    """VGG-SS with boxes for all ids but the last."""
+    rng, ids, records = np.random.default_rng(seed), [], []
+    for number in range(count):
+        name = f"video{number}_000030"
+        write_image(root / "frames" / f"{name}.jpg", rng)
+        write_tone(root / "audio" / f"{name}.wav", rng)
+        boxes = [random_box(rng) for _ in range(1 + number % 2)]
+        records.append({"file": name, "class": ("dog barking", "church bell")[number % 2], "bbox": boxes})
+        ids.append(name)
+    (root / "metadata").mkdir()
+    (root / "metadata" / "vggss.json").write_text(json.dumps(records))
+    (root / "metadata" / "vggss_test.csv").write_text("".join(f"{name}\n" for name in ids))
+    return root
+
+
+def write_flickr(root: Path, count: int, seed: int = 0) -> Path:
+    """Flickr-SoundNet with one to three annotators."""
+    rng, ids = np.random.default_rng(seed), []
+    (root / "Annotations").mkdir(parents=True)
+    for number in range(count):
+        name = str(10**10 + number)
+        write_image(root / "frames" / f"{name}.jpg", rng)
+        write_tone(root / "audio" / f"{name}.wav", rng)
+        annotators = []
+        for _ in range(1 + number % 3):
+            numbers = zip(("xmin", "ymin", "xmax", "ymax"), (256 * np.array(random_box(rng))).astype(int), strict=True)
+            box = "".join(f"<{key}>{value}</{key}>" for key, value in numbers)
+            annotators.append(f"<annotator><bbox><id>0</id>{box}</bbox></annotator>")
+        (root / "Annotations" / f"{name}.xml").write_text(f"<root>{''.join(annotators)}</root>")
+        ids.append(name)
+    (root / "metadata").mkdir()
+    (root / "metadata" / "flickr_test.csv").write_text("".join(f"{name},202\n" for name in ids))
+    return root
+
+
+def write_interactive(
+    root: Path, count: int, seed: int = 0, name: str = "synthetic3240", folder: str = "images"
+) -> Path:
+    """IS3 (or VPO): pairs of sounds, one of the last image's without a box."""
+    rng, records = np.random.default_rng(seed), []
+    for number in range(count):
+        sound = ("dog", "guitar")[number % 2]
+        stem = f"dog_guitar_{number // 2}_{sound}"
+        write_image(root / folder / f"{stem}.jpg", rng)
+        write_tone(root / "audio_wav" / f"{stem}.wav", rng)
+        box = [] if number == count - 1 else (224 * np.array(random_box(rng))).round().tolist()
+        records.append({"image": f"/x/{stem}.jpg", "audio": f"/x/{stem}.wav", "gt_box": box})
+    (root / "metadata").mkdir()
+    (root / "metadata" / f"{name}_bbox.json").write_text(json.dumps(records))
+    return root
+
+
+def write_imagenet_segmentation(root: Path, count: int, seed: int = 0) -> Path:
+    """gtsegs_ijcv.mat, each image with a mask of its own size."""
+    import h5py
+
+    rng = np.random.default_rng(seed)
+    root.mkdir(parents=True, exist_ok=True)
+    references = h5py.special_dtype(ref=h5py.Reference)
+    with h5py.File(root / "gtsegs_ijcv.mat", "w") as file:
+        images, masks = (file.create_dataset(f"value/{name}", (count, 1), dtype=references) for name in ("img", "gt"))
+        for number in range(count):
+            width, height = 60 + 10 * number, 80
+            pixels = rng.integers(0, 256, (3, width, height), dtype=np.uint8)
+            mask = np.zeros((width, height), dtype=np.uint8)
+            mask[10:30, 20 : 40 + number] = 1
+            cells = file.create_dataset(f"cells/{number}", (1, 1), dtype=references)
+            cells[0, 0] = file.create_dataset(f"masks/{number}", data=mask).ref
+            masks[number, 0] = cells.ref
+            images[number, 0] = file.create_dataset(f"images/{number}", data=pixels).ref
+    return root
+
+
+def write_imagenet(root: Path, count: int, seed: int = 0) -> Path:
+    """Validation folders of two of ImageNet's classes (0 and 3)."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        write_image(root / "val" / ("n01440764", "n01491361")[number % 2] / f"ILSVRC2012_val_{number:08d}.JPEG", rng)
+    return root
+
+
+WRITERS: dict[str, Callable[[Path, int], Path]] = {
+    "vggss": write_vggss,
+    "flickr-soundnet": write_flickr,
+    "is3": write_interactive,
+    "vpo-ss": lambda root, count: write_interactive(root, count, 0, "vpo_ss", "visual_frames"),
+    "vpo-ms": lambda root, count: write_interactive(root, count, 0, "vpo_ms", "visual_frames"),
+}
