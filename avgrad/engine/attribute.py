@@ -251,7 +251,10 @@ def _maps(prepared: Prepared, prompts: Tensor) -> tuple[Tensor, Tensor | None]:
         maps = method.explain(view, prepared.caches, prompts, **prepared.options)
     else:
         arguments = (view, prepared.pixels, prompts, prepared.layers, prepared.pooling)
-        maps = method.function(*arguments, **prepared.options)
+        if method.once is None:
+            maps = method.function(*arguments, **prepared.options)
+        else:
+            maps, embedding = method.once(*arguments, **prepared.options)
     maps = maps.unflatten(-1, view.grid(prepared.pixels))
     if not torch.isfinite(maps).all():
         raise InputError("the heatmaps are not finite: the model's weights, the pixels or the prompts hold NaN or inf")

@@ -42,6 +42,7 @@ class Method:
         prepare: `(view, pixels, layers, pooling, **options) -> (caches, embedding [B, D])`, the part of the function
             that does not depend on the prompts; None where there is no such part.
         explain: `(view, caches, prompts, **options) -> [B, P, L, patches]`, the part that does.
+        once: the function's arguments -> its maps and the image embeddings `[B, D]`, where one forward pass gives both.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Method:
     explains: Explains | None = None
     prepare: Callable[..., tuple[Any, Tensor]] | None = None
     explain: Callable[..., Tensor] | None = None
+    once: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     @cached_property
     def options(self) -> dict[str, Any]:
@@ -77,11 +79,12 @@ def method(
     explains: Explains | None = None,
     prepare: Callable[..., tuple[Any, Tensor]] | None = None,
     explain: Callable[..., Tensor] | None = None,
+    once: Callable[..., tuple[Tensor, Tensor]] | None = None,
 ) -> Callable[[Function], Function]:
     """Registers a function as an attribution method; the arguments are those of `Method`."""
 
     def register(function: Function) -> Function:
-        METHODS[name] = Method(name, function, corrected, explains, prepare, explain)
+        METHODS[name] = Method(name, function, corrected, explains, prepare, explain, once)
         return function
 
     return register
