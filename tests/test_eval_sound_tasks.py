@@ -146,7 +146,7 @@ def test_unusable_data(name: str, file: str, content: bytes | None, message: str
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["vggss", "is3"])
+@pytest.mark.parametrize("name", ["vggss", pytest.param("is3", marks=pytest.mark.slow)])
 def test_two_processes_and_resuming_give_the_bits_of_one(name: str, tmp_path: Path) -> None:
     data = WRITERS[name](tmp_path / "data", 6)
     finish(data, tmp_path / "one", task=name)

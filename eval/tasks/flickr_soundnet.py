@@ -6,7 +6,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from eval.metrics.sound_source import SIDE
-from eval.sound_source import SoundItem, SoundSource, checked_base_name, checked_boxes, read_rows, read_text
+from eval.reading import read_rows, read_text
+from eval.sound_source import SoundItem, SoundSource, checked_base_name, checked_boxes
 from eval.task import DataError, Published, task
 
 CANVAS = 256  # side of the square that the annotations refer to

@@ -5,15 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from eval.metrics.sound_source import SIDE
-from eval.sound_source import (
-    SoundItem,
-    SoundSource,
-    checked_base_name,
-    checked_boxes,
-    checked_class,
-    read_records,
-    read_rows,
-)
+from eval.reading import read_records, read_rows
+from eval.sound_source import SoundItem, SoundSource, checked_base_name, checked_boxes, checked_class
 from eval.task import DataError, Published, task
 
 
