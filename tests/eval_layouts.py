@@ -146,9 +146,21 @@ def write_avsbench(root: Path, count: int, seed: int = 0, multiple: bool = False
     return root
 
 
+def write_extended(root: Path, write: Callable[[Path, int], Path], name: str, count: int) -> Path:
+    """A benchmark and a negative for each two positives: an image with the sound of another one."""
+    write(root, count)
+    stems = sorted(path.stem for path in (root / "frames").iterdir())
+    rows = [f"{a},{b},non-sounding\n" for a, b in zip(stems[::2], stems[1::2], strict=False)]
+    (root / "metadata" / f"{name}_test_plus_silent.csv").write_text("video,audio,label\n" + "".join(rows))
+    return root
+
+
 WRITERS: dict[str, Callable[[Path, int], Path]] = {
     "vggss": write_vggss,
     "flickr-soundnet": write_flickr,
+    "vggss-extended": lambda root, count: write_extended(root, write_vggss, "vggss", count),
+    "vggss-negatives": write_vggss,
+    "flickr-extended": lambda root, count: write_extended(root, write_flickr, "flickr", count),
     "is3": write_interactive,
     "vpo-ss": lambda root, count: write_interactive(root, count, 0, "vpo_ss", "visual_frames"),
     "vpo-ms": lambda root, count: write_interactive(root, count, 0, "vpo_ms", "visual_frames"),
