@@ -25,7 +25,7 @@ MODULES = (
 )
 
 _WINDOWS = "it attends within windows, so no attention matrix spans all patches"
-_SCALES = "its tokens are pooled between stages, so no attention matrix spans all patches in every block"
+_SCALES = "its stages are of several resolutions, so no single grid of patches runs through all blocks"
 _CHANNELS = "its attention is between channels, not between patches"
 _LINEAR = "its attention is linear: no attention matrix is computed"
 _NO_ATTENTION = "it has no attention between patches"
