@@ -14,7 +14,8 @@ from avgrad.errors import UnsupportedModelError
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.open_clip import OpenClip
 from avgrad.models.registry import load
-from avgrad.models.timm import TimmModel, refusal
+from avgrad.models.timm import TimmModel
+from avgrad.models.timm_names import refusal
 
 NAMES = "mini, imagebind_huge, open_clip:ARCHITECTURE such as open_clip:ViT-B-16 and timm:NAME"
 

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from avgrad.encoders.image import Preprocess
 from avgrad.engine.methods import Pooling
 from avgrad.models.model import Model
+from eval.encoder import Encoder
 from eval.methods import attribute_all
 from eval.store import Batch, RunFolder
 from eval.task import Case, DataError, Item, Problem, Task
@@ -178,40 +178,26 @@ class _Batches(Dataset[_Loaded]):
         return batch
 
 
-class _Encoder:
-    """Embeds the prompts of cases; a text is encoded once."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self._texts: dict[str, Tensor] = {}
-
-    def __call__(self, prompt: Tensor | str) -> Tensor:
-        if isinstance(prompt, Tensor):
-            embedding: Tensor = self.model.encode_clips(prompt)
-            return embedding
-        if prompt not in self._texts:
-            self._texts[prompt] = self.model.encode_text([prompt])[0]
-        return self._texts[prompt]
-
-
-def _compute(model: Model, encode: _Encoder, settings: Settings, batch: _Loaded) -> list[dict[str, np.ndarray]]:
+def _compute(encode: Encoder, settings: Settings, batch: _Loaded) -> list[dict[str, np.ndarray]]:
     """For each item raw maps by each method, float32 `[P, gh, gw]`."""
     if not batch.cases:
         return []
-    view = model.vision
+    view = encode.model.vision
     pixels = torch.stack([case.pixels for case in batch.cases]).to(view.device)
     counts = [len(case.prompts) for case in batch.cases]
     most = max(counts)
     # items with fewer prompts than others repeat their last one, whose maps are dropped
     padded = [[*case.prompts, *[case.prompts[-1]] * (most - len(case.prompts))] for case in batch.cases]
-    prompts = torch.stack([torch.stack([encode(prompt) for prompt in own]) for own in padded])
+    prompts = torch.stack(
+        [torch.stack([encode(prompt, image) for prompt in own]) for own, image in zip(padded, pixels, strict=True)]
+    )
     maps = attribute_all(view, pixels, prompts, settings.methods, settings.layers, settings.pooling)
     arrays = {name: values.cpu().numpy() for name, values in maps.items()}
     return [{name: a[index, :count] for name, a in arrays.items()} for index, count in enumerate(counts)]
 
 
-def _measure(task: Task, model: Model, batch: _Loaded, maps: list[dict[str, np.ndarray]]) -> Batch:
-    measured = [task.measure(case, own, model) for case, own in zip(batch.cases, maps, strict=True)]
+def _measure(task: Task, encode: Encoder, batch: _Loaded, maps: list[dict[str, np.ndarray]]) -> Batch:
+    measured = [task.measure(case, own, encode) for case, own in zip(batch.cases, maps, strict=True)]
     return Batch(
         items=[asdict(item) for item in batch.items],
         digests=np.array([np.frombuffer(case.digest, dtype=np.uint8) for case in batch.cases], dtype=np.uint8),
@@ -272,7 +258,7 @@ def evaluate(
     batches = _Batches(task, model.preprocess, settings.batch_size, todo)
     loader = DataLoader(batches, batch_size=None, num_workers=min(workers, len(todo)), collate_fn=_as_it_is)
     bar = _progress(rank, world, len(task.items), settings.batch_size, numbers, todo)
-    encode = _Encoder(model)
+    encode = Encoder(model, task.class_names)
     with cpu_threads(settings.threads), bar as progress:
         for batch in loader:
             if strict and batch.problems:
@@ -280,10 +266,10 @@ def evaluate(
             for problem in batch.problems:
                 notice(str(problem))
             started = time.perf_counter()
-            maps = _compute(model, encode, settings, batch)
+            maps = _compute(encode, settings, batch)
             timing.model_seconds += time.perf_counter() - started
             timing.items += len(batch.cases)
-            folder.write(batch.number, _measure(task, model, batch, maps).to_bytes())
+            folder.write(batch.number, _measure(task, encode, batch, maps).to_bytes())
             if progress is not None:
                 progress.update(len(batch.items) + sum(p.kind == "unreadable file" for p in batch.problems))
     _collect(folder, manifest["num_batches"], rank, world)

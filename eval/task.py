@@ -16,6 +16,7 @@ from torch import Tensor
 
 from avgrad.encoders.image import Preprocess
 from avgrad.errors import InputError
+from eval.encoder import Encoder, Prompt
 
 if TYPE_CHECKING:
     from eval.store import Measures
@@ -68,14 +69,14 @@ class Case:
 
     Attributes:
         pixels: preprocessed for the model, float32 `[3, h, w]`.
-        prompts: each a text, or the log-mel clips of a sound, float32 `[clips, 1, 128, 204]`.
+        prompts: each a text, a class of the task, or the log-mel clips of a sound, float32 `[clips, 1, 128, 204]`.
         truth: what the task measures against.
         digest: SHA-256 of the files it was loaded from.
         problems: found on loading that do not keep it from being evaluated: kind and message.
     """
 
     pixels: Tensor
-    prompts: Sequence[Tensor | str]
+    prompts: Sequence[Prompt]
     truth: Mapping[str, Array]
     digest: bytes
     problems: Sequence[tuple[ProblemKind, str]] = ()
@@ -146,6 +147,7 @@ class Task(ABC):
         source: where the data are available, and their licence.
         layout: the files expected under `--data`.
         modality: of the prompts, "audio" or "text".
+        class_names: the classes of `ClassPrompt`.
         columns: figures in the table: heading by name.
         published: rows of papers.
         curve_axes: labels of the axes of `Row.curve`.
@@ -165,6 +167,7 @@ class Task(ABC):
     published: ClassVar[Sequence[Published]] = ()
     curve_axes: ClassVar[tuple[str, str]] = ("", "")
     side: ClassVar[int] = 224
+    class_names: Sequence[str] = ()
     items: Sequence[Item]
     problems: Sequence[Problem]
     num_rows: int
@@ -182,13 +185,13 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def measure(self, case: Case, maps: Mapping[str, Array], model: Any) -> Mapping[str, Array]:
+    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
         """What to keep of an item: small arrays, of the same shapes for all items of a task.
 
         Args:
             case: the item.
             maps: by method raw maps on the patch grid, float32 `[P, gh, gw]`.
-            model: the model, for tasks that ask it again.
+            encoder: the model, for tasks that ask it again.
         """
 
     @classmethod

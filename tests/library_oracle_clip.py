@@ -43,7 +43,7 @@ def attention_matrices() -> Iterator[list[Tensor]]:
 
 
 def layer_outputs(run: Callable[[], Any], blocks: Sequence[nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
-    """Each block's output `[B, n, d]` and attention matrix `[B, h, n, n]` in one forward pass of the library's model."""
+    """Each block's output `[B, n, d]` and attention matrix `[B, h, n, n]`, of one forward pass of the model."""
     outputs: list[Tensor] = []
 
     def keep(_: nn.Module, __: Any, output: Any) -> None:

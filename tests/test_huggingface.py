@@ -75,6 +75,8 @@ def test_clip(clip: tuple[str, Any]) -> None:
     assert (model.name, model.modalities, model.preprocess.size) == (name, ("text",), 32)
     inputs = tf.AutoImageProcessor.from_pretrained(name[3:])(images=IMAGE, return_tensors="pt")
     assert torch.equal(model.pixels(IMAGE), inputs["pixel_values"][0])
+    wide = IMAGE.resize((80, 40))  # of this one, the library's crop and ours have the same middle
+    torch.testing.assert_close(model.preprocess(wide), model.pixels(wide), rtol=0, atol=0.02)
     with torch.no_grad():
         expected = original.get_image_features(**inputs).pooler_output
     torch.testing.assert_close(model.encode_image(model.pixels(IMAGE)[None]), _normalized(expected), rtol=0, atol=1e-5)
@@ -127,6 +129,7 @@ def test_siglip_pads_texts_as_it_was_trained(tmp_path: Path) -> None:
         loaded.encode_text(["a dog", "a photo of a cat"]), _normalized(expected), rtol=0, atol=1e-5
     )
     assert loaded.preprocess.squash
+    torch.testing.assert_close(loaded.preprocess(IMAGE), loaded.pixels(IMAGE), rtol=0, atol=0.02)
     assert torch.equal(loaded.vision.empty_prompt, loaded.encode_text(["a photo of a"])[0])
 
 

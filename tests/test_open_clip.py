@@ -132,3 +132,12 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "broken.pt").write_bytes((tmp_path / "small.pt").read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="could not be loaded"):
         load("open_clip:ViT-S-32-alt", checkpoint=tmp_path / "broken.pt")
+
+
+def test_out_of_memory_is_said_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def used_up(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(open_clip, "create_model", used_up)
+    with pytest.raises(torch.OutOfMemoryError):
+        load("open_clip:ViT-B-32/laion2b_s34b_b79k")

@@ -184,6 +184,29 @@ def test_coca_follows_the_released_code() -> None:
         expected += gradient.relu().mean(0)[0, 1:].view(4, 4)
     maps = attribute(model.vision, pixels, prompt, per_layer=True).sum(2)[0, 0]
     assert (maps - expected).abs().amax() < 2e-6 * expected.amax()
+    # neither corrected, unless that is asked for, nor normalized before it is upsampled
+    large = min_max(torch.nn.functional.interpolate(expected[None, None], size=(64, 64), mode="bilinear"))
+    torch.testing.assert_close(attribute(model.vision, pixels, prompt), large, rtol=0, atol=1e-5)
+    assert model.vision.empty_prompt is not None
+    assert not torch.equal(attribute(model.vision, pixels, prompt, correction=0.8), large)
+
+
+def test_other_methods_take_the_own_score_of_coca() -> None:
+    """A cosine, whatever LeGrad scores layers by: GradCAM by autograd through open_clip's own modules."""
+    original = _coca()
+    model = OpenClip(original, name="coca")
+    pixels, prompt = torch.randn(1, 3, 64, 64), model.encode_text(["a dog"])
+    kept: list[Tensor] = []
+    hook = original.visual.transformer.resblocks[1].register_forward_hook(
+        lambda module, inputs, output: kept.append(output.requires_grad_())
+    )
+    score = (original.encode_image(pixels, normalize=True) * prompt).sum()
+    hook.remove()
+    (gradient,) = torch.autograd.grad(score, kept[0])
+    expected = (kept[0].detach() @ gradient.mean(1)[..., None])[0, 1:, 0].relu().view(4, 4)
+    actual = attribute(model.vision, pixels, prompt, "gradcam", layers=[1], per_layer=True)[0, 0, 0]
+    assert expected.amax() > 0
+    assert (actual - expected).abs().amax() < 1e-4 * expected.amax()
 
 
 def test_correction_by_hand() -> None:

@@ -7,6 +7,7 @@ take. The views are in `huggingface_clip.py`, `huggingface_siglip.py`, `huggingf
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # Weights that checkpoints may lack: the image embedding does not read them.
-UNREAD = ("mask_token", "position_ids", "lm_head")
+UNREAD = ("mask_token", "position_ids")
 
 
 class HuggingFace:
     """A vision transformer of transformers with its processor.
 
-    A classifier's prompts are its classes, as with `TimmClassifier`: rows of its weight, by which it scores with a
-    plain product.
+    A classifier's prompts are its classes, as with `avgrad.models.timm.TimmModel`: rows of its weight, by which it
+    scores with a plain product.
 
     Args:
         model: a model of transformers; `avgrad.view` says which are accepted.
@@ -89,7 +90,7 @@ class HuggingFace:
         try:
             from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
-            config = AutoConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             # refused before the weights are fetched: the shape of the model needs none
             with torch.device("meta"):
                 shell = _model_class(config, name)(config)
@@ -97,8 +98,10 @@ class HuggingFace:
             with _quiet():  # what is missing is checked here
                 model, report = type(shell).from_pretrained(source, dtype=dtype, output_loading_info=True)
             _check_report(model, report, name)
-            processor = AutoImageProcessor.from_pretrained(source)
-            tokenizer = AutoTokenizer.from_pretrained(source) if hasattr(model, "get_text_features") else None
+            processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+            tokenizer = None
+            if hasattr(model, "get_text_features"):
+                tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model = model.to(device)
         except (UnsupportedModelError, CheckpointError):
             raise
@@ -222,21 +225,21 @@ class _Rows:
 
 
 def _preprocess(processor: Any, view: ViTView, name: str) -> Preprocess:
-    patch = view.patch_size
     size = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else processor.size
     if size is None:  # SigLIP 2 NaFlex: any size of about so many patches
         sides = [round(processor.max_num_patches**0.5) * processor.patch_size]
     else:
         found = [getattr(size, key, None) for key in ("height", "width", "shortest_edge")]
         sides = [side for side in found if side]
-    if not isinstance(patch, int) or not sides:
-        raise UnsupportedModelError(f"{name} cannot be explained: its patches or its images' size are not known")
+    if not sides:
+        raise UnsupportedModelError(f"{name} cannot be explained: its processor does not say the size of its images")
+    normalizes = getattr(processor, "do_normalize", True)
     bilinear = int(getattr(processor, "resample", 3) or 3) == 2
     return Preprocess(
         size=min(sides),
-        patch_size=patch,
-        mean=tuple(getattr(processor, "image_mean", None) or CLIP_MEAN),
-        std=tuple(getattr(processor, "image_std", None) or CLIP_STD),
+        patch_size=math.lcm(*view.patch_shape),
+        mean=tuple(getattr(processor, "image_mean", None) or CLIP_MEAN) if normalizes else (0.0, 0.0, 0.0),
+        std=tuple(getattr(processor, "image_std", None) or CLIP_STD) if normalizes else (1.0, 1.0, 1.0),
         resampling="bilinear" if bilinear else "bicubic",
         squash=not getattr(processor, "do_center_crop", False),
         image_size=view.image_size,

@@ -137,9 +137,7 @@ def _pooler(visual: Any) -> AttentionPooler:
     maps: list[Linear]
     if attention.in_proj_weight is None:
         names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-        maps = [
-            Linear(attention, key, "in_proj_bias", bias_rows=part) for key, part in zip(names, parts, strict=True)
-        ]
+        maps = [Linear(attention, key, "in_proj_bias", bias_rows=part) for key, part in zip(names, parts, strict=True)]
     else:
         maps = [Linear(attention, "in_proj_weight", "in_proj_bias", rows=part) for part in parts]
     query, key, value = maps

@@ -29,6 +29,7 @@ from avgrad.engine.attribute import min_max, upsample
 from avgrad.errors import MediaError
 from avgrad.media import open_audio
 from avgrad.scenes.dataset import decode_annotation
+from eval.encoder import Encoder
 from eval.metrics.prompted_segmentation import RECALL_LEVELS, SegmentationScore, score_class
 from eval.metrics.resampling import ClassCounts, mean_over_classes
 from eval.reading import as_stored, checked_name, file_size, is_text, read_table, shown
@@ -219,7 +220,7 @@ class Ade20k(Task):
             problems.append(("no pixels", f"{item.image} shows no {name} in the part that is evaluated"))
         return Case(preprocess(square), clips, {"mask": mask}, digest.digest(), problems)
 
-    def measure(self, case: Case, maps: Mapping[str, Array], model: Any) -> Mapping[str, Array]:
+    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
         """The mask, eight pixels to a byte, and the raw maps: average precision needs all pixels of a class."""
         return {"mask": np.packbits(case.truth["mask"]), **{f"map {name}": values for name, values in maps.items()}}
 

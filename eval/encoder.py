@@ -1,0 +1,98 @@
+"""The model as the runner and the tasks see it: prompts become embeddings, and classes become logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avgrad.encoders.text import encode_labels
+from avgrad.errors import UnsupportedModelError
+
+TEMPLATE = "a photo of a {}."
+
+
+@dataclass(frozen=True)
+class ClassPrompt:
+    """A prompt that is one of the task's classes.
+
+    Attributes:
+        index: of the class; None for the one that the model predicts for the image.
+    """
+
+    index: int | None
+
+
+Prompt = Tensor | str | ClassPrompt
+
+
+class Encoder:
+    """A model and the embeddings of what it was asked before.
+
+    Attributes:
+        model: as `avgrad.load` gives it.
+
+    Args:
+        model: the model.
+        class_names: the classes of `ClassPrompt`.
+    """
+
+    def __init__(self, model: Any, class_names: Sequence[str] = ()) -> None:
+        self.model = model
+        self._class_names = class_names
+        self._texts: dict[str, Tensor] = {}
+
+    def __call__(self, prompt: Prompt, pixels: Tensor) -> Tensor:
+        """The embedding of a prompt, `[D]`.
+
+        Args:
+            prompt: the prompt.
+            pixels: the preprocessed image that it belongs to, `[3, h, w]`.
+        """
+        if isinstance(prompt, Tensor):
+            embedding: Tensor = self.model.encode_clips(prompt)
+            return embedding
+        if isinstance(prompt, ClassPrompt):
+            index = int(self.logits(pixels[None]).argmax()) if prompt.index is None else prompt.index
+            return self.classes[index]
+        if prompt not in self._texts:
+            self._texts[prompt] = self.model.encode_text([prompt])[0]
+        return self._texts[prompt]
+
+    @property
+    def _is_classifier(self) -> bool:
+        return hasattr(self.model, "num_classes")
+
+    @cached_property
+    def classes(self) -> Tensor:
+        """The embeddings of the task's classes, `[C, D]`.
+
+        Raises:
+            UnsupportedModelError: a classifier has other classes.
+        """
+        if not self._is_classifier:
+            return encode_labels(self.model, list(self._class_names), TEMPLATE)
+        if self.model.num_classes != len(self._class_names):
+            raise UnsupportedModelError(
+                f"{self.model.name} has {self.model.num_classes} classes; one with the {len(self._class_names)} of the "
+                "benchmark is expected"
+            )
+        embeddings: Tensor = self.model.encode_text([str(index) for index in range(self.model.num_classes)])
+        return embeddings
+
+    @torch.no_grad()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """A score of each class, `[B, C]`: the logits of a classifier, or cosines of image and class embeddings.
+
+        Args:
+            pixels: preprocessed images, `[B, 3, h, w]`.
+        """
+        pixels = pixels.to(self.model.device, self.model.dtype)
+        if self._is_classifier and len(self.classes):
+            scores: Tensor = self.model.model(pixels)
+            return scores.float().cpu()
+        return (self.model.encode_image(pixels).float() @ self.classes.T.float()).cpu()
