@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import stat
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from PIL import ExifTags, Image
 
@@ -111,3 +114,53 @@ def as_stored(path: Path) -> Image.Image:
     except Exception:  # a damaged EXIF block was ignored
         inverse = None
     return upright if inverse is None else upright.transpose(inverse)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8; bytes that are not become lone surrogates, which `checked_name` refuses.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
+    return read_bytes(path).decode("utf-8-sig", errors="surrogateescape")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{shown(str(path))} does not exist; `python -m eval list` shows the expected layout") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{shown(str(path))} cannot be read ({error})") from None
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """The rows of a CSV table without a header, empty ones left out.
+
+    Raises:
+        DataError: it is missing or cannot be read.
+    """
+    try:
+        return [row for row in csv.reader(io.StringIO(read_text(path).replace("\0", "\1"), newline="")) if row]
+    except csv.Error as error:
+        raise DataError(f"{shown(str(path))} cannot be read ({error}); a CSV table is expected") from None
+
+
+def read_records(path: Path) -> list[Mapping[str, Any]]:
+    """The objects of a JSON list.
+
+    Raises:
+        DataError: it is missing or no list of objects.
+    """
+    try:
+        records = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{shown(str(path))} cannot be read ({error}); a JSON list is expected") from None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise DataError(f"{shown(str(path))} is not a JSON list of objects")
+    return records

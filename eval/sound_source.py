@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -219,48 +217,7 @@ class SoundSource(Task):
             yield Example(item.class_name or item.file, image, item.truth > 0, maps)
 
 
-# ------------------------------------------------------------------ reading
-
-
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8; bytes that are not become lone surrogates, which `checked_name` refuses.
-
-    Raises:
-        DataError: it is missing or cannot be read.
-    """
-    try:
-        return path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    except FileNotFoundError:
-        raise DataError(f"{shown(str(path))} does not exist; `python -m eval list` shows the expected layout") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{shown(str(path))} cannot be read ({error})") from None
-
-
-def read_rows(path: Path) -> list[list[str]]:
-    """The rows of a CSV table without a header, empty ones left out.
-
-    Raises:
-        DataError: it is missing or cannot be read.
-    """
-    try:
-        return [row for row in csv.reader(io.StringIO(read_text(path).replace("\0", "\1"), newline="")) if row]
-    except csv.Error as error:
-        raise DataError(f"{shown(str(path))} cannot be read ({error}); a CSV table is expected") from None
-
-
-def read_records(path: Path) -> list[Mapping[str, Any]]:
-    """The objects of a JSON list.
-
-    Raises:
-        DataError: it is missing or no list of objects.
-    """
-    try:
-        records = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{shown(str(path))} cannot be read ({error}); a JSON list is expected") from None
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise DataError(f"{shown(str(path))} is not a JSON list of objects")
-    return records
+# ------------------------------------------------------------------ checks of fields
 
 
 def checked_boxes(field: str, values: Any, scale: float = 1.0) -> tuple[tuple[float, float, float, float], ...]:

@@ -117,9 +117,50 @@ def write_imagenet(root: Path, count: int, seed: int = 0) -> Path:
     return root
 
 
+def write_mask(path: Path, rng: Rng) -> None:
+    """A mask of 224 x 224 pixels, at times empty."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros((224, 224), dtype=np.uint8)
+    if rng.random() < 0.8:
+        left, top, right, bottom = (224 * np.array(random_box(rng))).astype(int)
+        mask[top:bottom, left:right] = 255
+    Image.fromarray(mask).save(path)
+
+
+def write_avsbench(root: Path, count: int, seed: int = 0, multiple: bool = False) -> Path:
+    """AVSBench with `count` videos in the test split and one in another."""
+    rng, rows = np.random.default_rng(seed), []
+    base = root / ("Multi-sources" if multiple else "Single-source")
+    data = base / ("ms3_data" if multiple else "s4_data")
+    for number in range(count):
+        video, folder = f"video{number}", "test" if multiple else "test/male_speech"
+        write_tone(data / "audio_wav" / folder / f"{video}.wav", rng)
+        for frame in range(1, 6):
+            write_mask(data / "gt_masks" / folder / video / f"{video}_{frame}.png", rng)
+            name = f"{video}.mp4_{frame}.png" if multiple else f"{folder}/{video}/{video}_{frame}.png"
+            place = data / "visual_frames" / (f"{video}/{name}" if multiple else name)
+            write_image(place, rng, (224, 224))
+        rows.append(f"{video},test" if multiple else f"{video},30,male_speech,test")
+    table = ["name,split", "other,train"] if multiple else ["name,start,category,split", "other,0,dog,val"]
+    (base / f"{data.name.removesuffix('_data')}_meta_data.csv").write_text("\n".join([*table, *rows]) + "\n")
+    return root
+
+
+def write_extended(root: Path, write: Callable[[Path, int], Path], name: str, count: int) -> Path:
+    """A benchmark and a negative for each two positives: an image with the sound of another one."""
+    write(root, count)
+    stems = sorted(path.stem for path in (root / "frames").iterdir())
+    rows = [f"{a},{b},non-sounding\n" for a, b in zip(stems[::2], stems[1::2], strict=False)]
+    (root / "metadata" / f"{name}_test_plus_silent.csv").write_text("video,audio,label\n" + "".join(rows))
+    return root
+
+
 WRITERS: dict[str, Callable[[Path, int], Path]] = {
     "vggss": write_vggss,
     "flickr-soundnet": write_flickr,
+    "vggss-extended": lambda root, count: write_extended(root, write_vggss, "vggss", count),
+    "vggss-negatives": write_vggss,
+    "flickr-extended": lambda root, count: write_extended(root, write_flickr, "flickr", count),
     "is3": write_interactive,
     "vpo-ss": lambda root, count: write_interactive(root, count, 0, "vpo_ss", "visual_frames"),
     "vpo-ms": lambda root, count: write_interactive(root, count, 0, "vpo_ms", "visual_frames"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from eval_layouts import WRITERS, write_flickr, write_interactive, write_vggss
 from eval_small import small_model
 from PIL import Image
@@ -22,7 +23,7 @@ from eval.store import RunFolder
 from eval.task import DataError, get_task
 from eval.tasks.flickr_soundnet import FlickrSoundNet
 from eval.tasks.is3 import Is3
-from eval.tasks.vggss import VggSs
+from eval.tasks.vggss import VggSs, VggSsExtended, VggSsNegatives
 
 
 def results(out: Path) -> list[dict[str, Any]]:
@@ -32,7 +33,8 @@ def results(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", sorted(WRITERS))
 def test_end_to_end(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    task = get_task(name)(WRITERS[name](tmp_path / "data", 6))
+    count = 4 if name.endswith("extended") else 6  # two more are negatives
+    task = get_task(name)(WRITERS[name](tmp_path / "data", count))
     assert (task.num_rows, len(task.items), task.problems) == (6, 6, [])
     benchmark(small_model(), task, tmp_path / "run", Settings(batch_size=4), {}, workers=1)
     found = results(tmp_path / "run")
@@ -146,7 +148,41 @@ def test_unusable_data(name: str, file: str, content: bytes | None, message: str
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["vggss", "is3"])
+def test_negatives_have_nothing_to_find(tmp_path: Path) -> None:
+    task = VggSsExtended(WRITERS["vggss-extended"](tmp_path / "data", 4))
+    assert [bool(item.truth.any()) for item in task.items] == [True] * 4 + [False] * 2
+    benchmark(small_model(), task, tmp_path / "run", Settings(("cosine",)), {}, workers=1)
+    measures = RunFolder.open(tmp_path / "run").measures()
+    values, _, confidences = measures.take("score cosine").T
+    negative = np.array([False] * 4 + [True] * 2)
+    (row,) = results(tmp_path / "run")
+    assert row["average_precision"] == ss.localization_ap(values, confidences, negative)
+    assert row["localization_accuracy"] == ss.success_rate(values[:4])
+
+
+def test_negative_sounds(tmp_path: Path) -> None:
+    task, model = VggSsNegatives(write_vggss(tmp_path / "data", 3)), small_model()
+    case = task.load(task.items[0], model.preprocess)
+    own, silence, noise, offscreen = (prompt for prompt in case.prompts if not isinstance(prompt, str))
+    assert torch.equal(offscreen, task.load(task.items[1], model.preprocess).prompts[0])  # the next of another class
+    assert len(silence.unique()) == 2 < len(noise.unique())  # one value of silence, and one behind its end
+    assert own.shape == silence.shape == noise.shape
+    again = task.load(task.items[0], model.preprocess).prompts[2]
+    assert torch.equal(noise, again)
+    benchmark(model, task, tmp_path / "run", Settings(("cosine",)), {}, workers=1)
+    maps = RunFolder.open(tmp_path / "run").measures().take("maps cosine")
+    threshold = np.float32(np.percentile(maps[:, 1:].max((-2, -1)), 75))
+    rule = ss.RULES["ssl-alignment"]
+    (row,) = results(tmp_path / "run")
+    shares = [ss.predicted_share(mask) for mask in ss.upsample(maps[:, 1], rule) > threshold]
+    assert row["auc_silence"] == pytest.approx(ss.negative_auc(np.array(shares)), abs=1e-12)
+    masks = ss.upsample(maps[:, 0], rule) > threshold
+    cious = [ss.ciou(mask, item.truth) for mask, item in zip(masks, task.items, strict=True)]
+    assert row["auc"] == pytest.approx(ss.success_auc(np.nan_to_num(cious)), abs=1e-12)
+    assert row["f_auc"] == pytest.approx(ss.harmonic_mean(row["auc"], row["auc_negative"]), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["vggss", pytest.param("is3", marks=pytest.mark.slow)])
 def test_two_processes_and_resuming_give_the_bits_of_one(name: str, tmp_path: Path) -> None:
     data = WRITERS[name](tmp_path / "data", 6)
     finish(data, tmp_path / "one", task=name)

@@ -13,8 +13,9 @@ from timm.models import beit, eva, vision_transformer, vision_transformer_relpos
 from torch import nn
 
 from avgrad.engine.attention import Attention
-from avgrad.engine.blocks import AttentionBranch, Block, MlpBranch, Parallel, ParallelThings, PostNorm, PreNorm
+from avgrad.engine.blocks import Block, PostNorm, PreNorm
 from avgrad.engine.mlp import Mlp
+from avgrad.engine.parallel_blocks import AttentionBranch, MlpBranch, Parallel, ParallelThings
 from avgrad.engine.parts import Linear
 from avgrad.models.timm_diff import DiffAttention
 from avgrad.models.timm_parts import activation, check_parts, layer_scale, mlp, needed_norm, norm, refuse

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
+from eval.extended import Extended
 from eval.metrics.sound_source import SIDE
-from eval.sound_source import SoundItem, SoundSource, checked_base_name, checked_boxes, read_rows, read_text
+from eval.reading import read_rows, read_text
+from eval.sound_source import SoundItem, SoundSource, checked_base_name, checked_boxes
 from eval.task import DataError, Published, task
 
 CANVAS = 256  # side of the square that the annotations refer to
@@ -22,7 +25,7 @@ class FlickrSoundNet(SoundSource):
 Annotations/ID.xml (boxes of each annotator on 256 x 256)
 frames/ID.jpg
 audio/ID.wav"""
-    published = (
+    published: ClassVar[Sequence[Published]] = (
         Published("EZ-VSL", {"ciou": 83.94, "auc": 63.60}, "Mo and Morgado, ECCV 2022"),
         Published("SSL alignment", {"ciou": 86.0}, "Senocak et al., ICCV 2023"),
     )
@@ -49,3 +52,12 @@ audio/ID.wav"""
             raise DataError(f"Annotations/{name}.xml has no box")
         # of a single annotator, too, a mark counts half
         return SoundItem(number, name, f"frames/{name}.jpg", f"audio/{name}.wav", "", (*checked, ()))
+
+
+@task("flickr-extended")
+class FlickrExtended(Extended, FlickrSoundNet):
+    """Flickr-SoundNet with as many silent images."""
+
+    layout = f"{FlickrSoundNet.layout}\nmetadata/flickr_test_plus_silent.csv (video,audio,label)"
+    published = ()
+    negatives = "flickr_test_plus_silent.csv"

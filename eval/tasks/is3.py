@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from eval.metrics import sound_source as ss
-from eval.sound_source import SoundItem, SoundSource, checked_base_name, checked_boxes, read_records
+from eval.reading import read_records
+from eval.sound_source import SoundItem, SoundSource, checked_base_name, checked_boxes
 from eval.store import Measures
 from eval.task import Array, Resampler, Row, task
 

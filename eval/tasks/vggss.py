@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
+from eval.extended import Extended
 from eval.metrics.sound_source import SIDE
-from eval.sound_source import (
-    SoundItem,
-    SoundSource,
-    checked_base_name,
-    checked_boxes,
-    checked_class,
-    read_records,
-    read_rows,
-)
+from eval.negative_audio import NegativeAudio
+from eval.reading import read_records, read_rows
+from eval.sound_source import SoundItem, SoundSource, checked_base_name, checked_boxes, checked_class
 from eval.task import DataError, Published, task
 
 
@@ -27,7 +23,7 @@ class VggSs(SoundSource):
 metadata/vggss_test.csv (one id per line)
 frames/ID.jpg
 audio/ID.wav"""
-    published = (
+    published: ClassVar[Sequence[Published]] = (
         Published("EZ-VSL", {"ciou": 38.85, "auc": 39.54}, "Mo and Morgado, ECCV 2022"),
         Published("FNAC", {"ciou": 39.50, "auc": 39.66}, "Sun et al., CVPR 2023"),
         Published("SSL alignment", {"ciou": 39.94}, "Senocak et al., ICCV 2023"),
@@ -49,3 +45,19 @@ audio/ID.wav"""
         return SoundItem(
             number, name, f"frames/{name}.jpg", f"audio/{name}.wav", checked_class(record.get("class", "")), (boxes,)
         )
+
+
+@task("vggss-extended")
+class VggSsExtended(Extended, VggSs):
+    """VGG-SS with as many silent images."""
+
+    layout = f"{VggSs.layout}\nmetadata/vggss_test_plus_silent.csv (video,audio,label)"
+    published = ()
+    negatives = "vggss_test_plus_silent.csv"
+
+
+@task("vggss-negatives")
+class VggSsNegatives(NegativeAudio, VggSs):
+    """VGG-SS with silence, noise and off-screen sounds for each image."""
+
+    published = ()

@@ -1,0 +1,118 @@
+"""Negative audio (Juanola et al., vssl_eval): what a method marks for silence, for noise and for a sound off-screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from avgrad.encoders.audio import CLIP_SECONDS, NUM_CLIPS, SAMPLE_RATE, log_mel, log_mel_clips
+from avgrad.encoders.image import Preprocess
+from avgrad.errors import MediaError
+from avgrad.media import open_audio
+from eval.encoder import Encoder
+from eval.metrics import sound_source as ss
+from eval.sound_source import SoundItem, SoundSource
+from eval.store import Measures
+from eval.task import Array, Case, DataError, Resampler, Row
+
+NEGATIVES = ("silence", "noise", "offscreen")
+
+
+class NegativeAudio(SoundSource):
+    """A benchmark with three more sounds per image that have no source in it.
+
+    One threshold for all images and sounds, the third quartile of the largest values of the negatives' raw maps, makes
+    masks of raw maps. The original's thresholds are constants of its models; and it upsamples positives and negatives
+    in two ways, where these are all upsampled like its positives. The sound off-screen is that of the next item of
+    another class.
+    """
+
+    measures = (
+        "how little is marked for silence, noise and off-screen sounds, at a threshold at which sources are found"
+    )
+    rule = ss.RULES["ssl-alignment"]
+    columns: ClassVar[Mapping[str, str]] = {
+        "auc": "AUC",
+        "auc_negative": "AUC_N",
+        "f_auc": "F_AUC",
+        **{f"auc_{name}": f"AUC_N {name}" for name in NEGATIVES},
+    }
+
+    def load(self, item: SoundItem, preprocess: Preprocess) -> Case:
+        """Load an item with its own sound and the three negatives."""
+        case = super().load(item, preprocess)
+        place = self.items.index(item)
+        others = [*self.items[place + 1 :], *self.items[:place]]
+        offscreen = next((other for other in others if other.class_name != item.class_name), None)
+        if offscreen is None:
+            raise DataError(f"no other item is of another class than {item.file}; sounds of two classes are expected")
+        try:
+            with open_audio(self.root / item.audio) as audio:
+                length = max(1, int(audio.duration * SAMPLE_RATE))
+            with open_audio(self.root / offscreen.audio) as audio:
+                other_clips = log_mel_clips(audio)
+        except (MediaError, OSError) as error:
+            raise DataError(str(error)) from error
+        # silence, which `open_audio` refuses, is the same in all clips
+        silence = log_mel(torch.zeros(1, min(length, CLIP_SECONDS * SAMPLE_RATE))).expand(NUM_CLIPS, -1, -1, -1)
+        waveform = torch.randn(1, length, generator=torch.Generator().manual_seed(item.row)).numpy()
+        noise = log_mel_clips(open_audio((waveform, SAMPLE_RATE)))
+        return replace(case, prompts=[*case.prompts, silence.contiguous(), noise, other_clips])
+
+    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+        """What the other tasks keep, and the raw maps of all four sounds: their threshold is known at the end."""
+        kept = {f"maps {name}": raw for name, raw in maps.items()}
+        return {**super().measure(case, maps, encoder), **kept}
+
+    @classmethod
+    def _areas(cls, measures: Measures, method: str) -> Array:
+        """Of each item the areas that `auc` and the three `auc_...` are means of, `[N, 4]`."""
+        maxima = np.concatenate([m[:, 1:].max((-2, -1)) for m in measures.stream(f"maps {method}")])
+        threshold = np.float32(np.percentile(maxima, 75))
+        found: list[list[float]] = []
+        for start, raw in _numbered(measures.stream(f"maps {method}", size=64)):
+            for place, own in enumerate(raw):
+                fields = measures.items[start + place]
+                item = SoundItem(**{**fields, "boxes": tuple(map(tuple, fields["boxes"]))})
+                positive, *negatives = ss.upsample(own, cls.rule) > threshold
+                value = ss.success_auc(np.nan_to_num([ss.ciou(positive, item.truth)]))
+                found.append([value, *(ss.negative_auc(np.array([ss.predicted_share(m)])) for m in negatives)])
+        return np.array(found)
+
+    @classmethod
+    def _figures(cls, means: Array) -> dict[str, Any]:
+        """The figures of mean areas `[..., 4]`."""
+        negative = means[..., 1:].mean(-1)
+        total = means[..., 0] + negative
+        f_auc = np.divide(2 * means[..., 0] * negative, total, out=np.zeros_like(total), where=total > 0)
+        by_name = {f"auc_{name}": means[..., place] for place, name in enumerate(NEGATIVES, start=1)}
+        return {"auc": means[..., 0], "auc_negative": negative, "f_auc": f_auc, **by_name}
+
+    @classmethod
+    def figures(cls, measures: Measures, method: str) -> dict[str, float]:
+        """The figures of a method."""
+        return {name: float(value) for name, value in cls._figures(cls._areas(measures, method).mean(axis=0)).items()}
+
+    @classmethod
+    def resampler(cls, measures: Measures, row: Row) -> Resampler:
+        """Means over items, at the threshold of all of them."""
+        _, images = np.unique(measures.field("image"), return_inverse=True)
+        areas = cls._areas(measures, row.method)
+
+        def figures(weights: Array) -> dict[str, Array]:
+            own = weights[:, images]
+            return cls._figures(own @ areas / own.sum(axis=1, keepdims=True))
+
+        return figures
+
+
+def _numbered(parts: Iterator[Array]) -> Iterator[tuple[int, Array]]:
+    """Parts with the position of their first element."""
+    start = 0
+    for part in parts:
+        yield start, part
+        start += len(part)

@@ -1,0 +1,236 @@
+"""AVSBench (Zhou et al., ECCV 2022): masks of what sounds in video frames, of one source (S4) or several (MS3)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from avgrad.encoders.audio import log_mel_clips
+from avgrad.encoders.image import Preprocess
+from avgrad.engine.attribute import min_max, upsample
+from avgrad.errors import MediaError
+from avgrad.media import load_image, open_audio
+from eval.encoder import Encoder
+from eval.metrics.avsbench import THRESHOLDS, f_curve, f_score, f_score_as_published, frame_iou
+from eval.reading import as_stored, checked_name, file_size, read_bytes, read_table
+from eval.store import Measures
+from eval.task import Array, Case, DataError, Example, Item, Problem, Published, Resampler, Row, Task, task
+
+NUM_FRAMES = 5  # of a video, one per second
+NUM_EXAMPLES = 8
+_TACO = "arXiv 2412.01488"
+
+
+@dataclass(frozen=True)
+class Frame(Item):
+    """A frame of a video; its image is the video, whose frames are resampled together.
+
+    Attributes:
+        frame: number, 1 to 5.
+        file, mask, audio: paths within the data set.
+    """
+
+    frame: int
+    file: str
+    mask: str
+    audio: str
+
+
+class AvsBench(Task):
+    """What both sets share: the five frames of each video of the test split.
+
+    The prompt of a frame is the two seconds of sound around it. A heatmap, min-max normalized, stands in for the
+    probabilities of the original.
+
+    Attributes:
+        table: path of the list of videos.
+        needed: columns of it besides the video and its split.
+    """
+
+    measures = "mIoU and F-score (beta^2 = 0.3) of what sounds in video frames"
+    source = "https://github.com/OpenNLPLab/AVSBench (videos from YouTube; research use)"
+    modality = "audio"
+    columns: ClassVar[Mapping[str, str]] = {"mean_iou": "mIoU", "f_score": "F-score"}
+    table: ClassVar[str]
+    needed: ClassVar[tuple[str, ...]] = ()
+    items: list[Frame]
+
+    def __init__(self, root: str | Path, limit: int | None = None) -> None:
+        self.root = Path(root)
+        table = self.root / self.table
+        columns, rows = read_table(table, read_bytes(table))
+        missing = [name for name in ("split", *self.needed) if name not in columns]
+        if missing:
+            raise DataError(f"{table} has no column {missing[0]}")
+        self.items, self.problems, self.num_rows = [], [], 0
+        digest = hashlib.sha256()
+        for number, row in enumerate(rows, start=1):
+            if row["split"] != "test":
+                continue
+            for frame in range(1, NUM_FRAMES + 1):
+                if len(self.items) == limit:
+                    break
+                self.num_rows += 1
+                try:
+                    item = self.item(number, frame, checked_name(columns[0], row[columns[0]].strip()), row)
+                except DataError as error:
+                    self.problems.append(Problem(number, "unreadable row", str(error)))
+                    continue
+                try:
+                    sizes = [file_size(self.root / name) for name in (item.file, item.mask, item.audio)]
+                except DataError as error:
+                    self.problems.append(Problem(number, "missing file", str(error)))
+                    continue
+                digest.update(json.dumps([vars(item), *sizes]).encode())
+                self.items.append(item)
+        if not self.items:
+            first = f", the first in {self.problems[0]}" if self.problems else ""
+            raise DataError(f"{table} has no usable video of the test split ({len(self.problems)} problems{first})")
+        self.fingerprint = digest.hexdigest()
+
+    @abstractmethod
+    def item(self, number: int, frame: int, video: str, row: Mapping[str, str]) -> Frame:
+        """The files of a frame."""
+
+    def load(self, item: Frame, preprocess: Preprocess) -> Case:
+        """Load an item."""
+        paths = [self.root / name for name in (item.file, item.mask, item.audio)]
+        try:
+            square = load_image(paths[0]).resize((self.side, self.side), Image.Resampling.BILINEAR)
+            labels = as_stored(paths[1]).convert("L").resize((self.side, self.side), Image.Resampling.NEAREST)
+            with open_audio(paths[2]) as audio:
+                # a second before and after the middle of the frame's own second, within the sound
+                begin = min(max(item.frame - 1.5, 0.0), max(audio.duration - 2.0, 0.0))
+                clips = log_mel_clips(audio, (begin, min(begin + 2.0, audio.duration)))
+            digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths))
+        except (MediaError, OSError) as error:
+            raise DataError(str(error)) from error
+        return Case(preprocess(square), [clips], {"mask": np.asarray(labels) > 127}, digest.digest())
+
+    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+        """IoU and F-score curve of the frame by each method, the mask and the raw maps for the report."""
+        mask = case.truth["mask"]
+        measured: dict[str, Array] = {"mask": np.packbits(mask)}
+        for name, raw in maps.items():
+            heatmap = self._heatmap(raw[0])
+            measured[f"iou {name}"] = np.array(frame_iou(heatmap > 0.5, mask))
+            measured[f"curve {name}"] = f_curve(heatmap, mask)
+            measured[f"map {name}"] = raw[0]
+        return measured
+
+    @classmethod
+    def _heatmap(cls, raw: Array) -> Array:
+        large = upsample(torch.from_numpy(raw)[None, None], (cls.side, cls.side))
+        heatmap: Array = min_max(large)[0, 0].numpy()
+        return heatmap
+
+    @classmethod
+    def summarize(cls, measures: Measures) -> list[Row]:
+        """A row for each method, with its mean F-score over thresholds as a curve."""
+        if not len(measures):
+            raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
+        _, videos = np.unique(measures.field("image"), return_inverse=True)
+        rows = []
+        for method in measures.methods:
+            curves = measures.take(f"curve {method}")
+            figures = {
+                "mean_iou": float(measures.take(f"iou {method}").mean()),
+                "f_score": f_score(curves),
+                "f_score_as_published": f_score_as_published(curves, videos.tolist()),
+            }
+            rows.append(Row(method, {}, figures))
+        return rows
+
+    @classmethod
+    def resampler(cls, measures: Measures, row: Row) -> Resampler:
+        """Sums of IoU and of curves over the frames of each video."""
+        _, videos = np.unique(measures.field("image"), return_inverse=True)
+        count = int(videos.max()) + 1
+        ious, curves = measures.take(f"iou {row.method}"), measures.take(f"curve {row.method}")
+        filled = ~np.isnan(curves).any(axis=1)
+        frames, iou, valid = (np.bincount(videos, weights, count) for weights in (None, ious, filled.astype(float)))
+        total = np.zeros((count, len(THRESHOLDS)))
+        np.add.at(total, videos[filled], curves[filled])
+
+        def figures(weights: Array) -> dict[str, Array]:
+            mean = weights @ total / np.maximum(weights @ valid, 1)[:, None]
+            return {"mean_iou": weights @ iou / (weights @ frames), "f_score": mean.max(axis=1)}
+
+        return figures
+
+    def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
+        """Frames from the highest IoU to the lowest."""
+        order = np.argsort(-measures.take(f"iou {row.method}"), kind="stable")
+        spread = np.linspace(0, len(order) - 1, min(NUM_EXAMPLES, len(order))).round().astype(int)
+        for position in order[np.unique(spread)]:
+            chosen = np.array([position])
+            fields = measures.items[int(position)]
+            try:
+                image = load_image(self.root / fields["file"]).resize((self.side, self.side))
+            except MediaError:  # the data may have been removed since
+                image = Image.new("RGB", (self.side, self.side), "white")
+            mask = np.unpackbits(measures.take("mask", chosen)[0], count=self.side**2).reshape(self.side, self.side)
+            maps = {name: self._heatmap(measures.take(f"map {name}", chosen)[0]) for name in measures.methods}
+            yield Example(f"{fields['image']}, frame {fields['frame']}", image, mask.astype(bool), maps)
+
+
+def _published(name: str, mean_iou: float, f_score: float, masks: bool = False) -> Published:
+    return Published(name, {"mean_iou": mean_iou, "f_score": f_score}, _TACO, masks)
+
+
+@task("avsbench-s4")
+class AvsBenchS4(AvsBench):
+    """AVSBench S4: one sounding object per video."""
+
+    layout = """Single-source/s4_meta_data.csv (video, start, category, split)
+Single-source/s4_data/visual_frames/test/CATEGORY/VIDEO/VIDEO_{1..5}.png
+Single-source/s4_data/gt_masks/test/CATEGORY/VIDEO/VIDEO_{1..5}.png
+Single-source/s4_data/audio_wav/test/CATEGORY/VIDEO.wav"""
+    published = (_published("TACO, maps alone", 29.68, 41.91), _published("TACO, with decoder", 64.04, 71.50, True))
+    table = "Single-source/s4_meta_data.csv"
+    needed = ("category",)
+
+    def item(self, number: int, frame: int, video: str, row: Mapping[str, str]) -> Frame:
+        """The files of a frame."""
+        root, folder = "Single-source/s4_data", f"test/{checked_name('category', row['category'].strip())}"
+        return Frame(
+            number,
+            video,
+            frame,
+            f"{root}/visual_frames/{folder}/{video}/{video}_{frame}.png",
+            f"{root}/gt_masks/{folder}/{video}/{video}_{frame}.png",
+            f"{root}/audio_wav/{folder}/{video}.wav",
+        )
+
+
+@task("avsbench-ms3")
+class AvsBenchMs3(AvsBench):
+    """AVSBench MS3: several sounding objects per video."""
+
+    layout = """Multi-sources/ms3_meta_data.csv (video, split)
+Multi-sources/ms3_data/visual_frames/VIDEO/VIDEO.mp4_{1..5}.png
+Multi-sources/ms3_data/gt_masks/test/VIDEO/VIDEO_{1..5}.png
+Multi-sources/ms3_data/audio_wav/test/VIDEO.wav"""
+    published = (_published("TACO, maps alone", 25.88, 30.72), _published("TACO, with decoder", 43.15, 47.5, True))
+    table = "Multi-sources/ms3_meta_data.csv"
+
+    def item(self, number: int, frame: int, video: str, row: Mapping[str, str]) -> Frame:
+        """The files of a frame."""
+        root = "Multi-sources/ms3_data"
+        return Frame(
+            number,
+            video,
+            frame,
+            f"{root}/visual_frames/{video}/{video}.mp4_{frame}.png",
+            f"{root}/gt_masks/test/{video}/{video}_{frame}.png",
+            f"{root}/audio_wav/test/{video}.wav",
+        )
