@@ -17,4 +17,5 @@ from .localizer import Localizer as Localizer
 from .localizer import localize as localize
 from .models.registry import list_models as list_models
 from .models.registry import load as load
+from .models.view import view as view
 from .prompts import Prompt as Prompt

@@ -64,31 +64,28 @@ def draw_outline(image: Image.Image, mask: NDArray[np.bool_], colour: Colour, th
     return Image.fromarray(pixels)
 
 
-def log_mel_image(
-    waveform: NDArray[np.float32], rate: int, size: tuple[int, int], max_frequency: float | None = None
-) -> Image.Image:
+def log_mel_image(waveform: NDArray[np.float32], rate: int, size: tuple[int, int]) -> Image.Image:
     """The log-mel spectrogram of a waveform, time to the right and frequency upwards, in RGB.
 
-    It shows 64 bands of Slaney's mel scale over a range of 70 dB, in matplotlib's magma.
+    It shows 64 bands of Slaney's mel scale, up to the models' 8 kHz, over a range of 70 dB in matplotlib's magma.
 
     Args:
         waveform: `[samples]`.
         rate: its sample rate in Hz.
         size: width and height of the image in pixels.
-        max_frequency: the upper end in Hz; half the sample rate if None.
     """
     import torch
     from matplotlib import colormaps
     from torchaudio.functional import melscale_fbanks
 
-    window = max(_MIN_WINDOW, 2 ** round(math.log2(rate / 16)))
+    # about 40 ms: short enough for chirps, and no mel band is narrower than a frequency bin
+    window = max(_MIN_WINDOW, 2 ** round(math.log2(rate / 24)))
     # windows lie no closer than the image can show, however long the sound is
     hop = max(rate // 100, len(waveform) // (2 * size[0]))
     samples = torch.from_numpy(np.pad(waveform, (0, max(0, window - len(waveform)))))
     spectrum = torch.stft(samples, window, hop, window=torch.hann_window(window), return_complex=True).abs().square()
-    banks = melscale_fbanks(
-        window // 2 + 1, 0.0, max_frequency or rate / 2, _MEL_BINS, rate, norm="slaney", mel_scale="slaney"
-    )
+    top = min(rate, SAMPLE_RATE) / 2
+    banks = melscale_fbanks(window // 2 + 1, 0.0, top, _MEL_BINS, rate, norm="slaney", mel_scale="slaney")
     decibels = 10 * np.log10(np.maximum((banks.T @ spectrum).numpy(), 1e-10))
     shade = np.clip(1 + (decibels - decibels.max()) / _RANGE_DB, 0, 1)[::-1]
     colours = np.rint(colormaps["magma"](shade)[..., :3] * 255).astype(np.uint8)
@@ -110,7 +107,7 @@ class SoundImage:
     """A sound as the page shows it.
 
     Attributes:
-        png: the image: waveform, log-mel spectrogram (up to the model's highest frequency), one bar per clip window.
+        png: the image: waveform, log-mel spectrogram, one bar per clip window.
         duration: in seconds.
         clips: start and end in seconds of each clip window that the model encodes.
     """
@@ -137,8 +134,7 @@ def draw_sound(content: bytes, name: str) -> SoundImage:
         if duration <= MAX_SECONDS:
             waveform, rate = _first_channel(audio), audio.sample_rate
             image.paste(_wave(waveform), (0, 0))
-            mel = log_mel_image(waveform, rate, (WIDTH, MEL_HEIGHT), min(rate, SAMPLE_RATE) / 2)
-            image.paste(mel, (0, WAVE_HEIGHT))
+            image.paste(log_mel_image(waveform, rate, (WIDTH, MEL_HEIGHT)), (0, WAVE_HEIGHT))
     _mark_clips(image, clips, duration)
     stream = io.BytesIO()
     image.save(stream, "PNG")

@@ -119,7 +119,7 @@ class Localizer:
     # ------------------------------------------------------------------ images
 
     def set_image(self, image: ImageSource) -> None:
-        """Sets the image that prompts are located in.
+        """Sets the image that prompts are located in. After other weights are loaded into the model, set it again.
 
         Args:
             image: a path, a file's bytes, a PIL image, an array `[H, W, 3]` or a tensor `[3, H, W]`; arrays and tensors

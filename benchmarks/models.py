@@ -14,7 +14,8 @@ from avgrad.errors import UnsupportedModelError
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.open_clip import OpenClip
 from avgrad.models.registry import load
-from avgrad.models.timm import TimmClassifier, refusal
+from avgrad.models.timm import TimmModel
+from avgrad.models.timm_names import refusal
 
 NAMES = "mini, imagebind_huge, open_clip:ARCHITECTURE such as open_clip:ViT-B-16 and timm:NAME"
 
@@ -36,7 +37,7 @@ class Subject:
 
     name: str
     library: str
-    model: OpenClip | TimmClassifier | ImageBind
+    model: OpenClip | TimmModel | ImageBind
     make: Callable[[int | None], nn.Module] | None = None
 
     @property
@@ -55,7 +56,7 @@ class Subject:
             size: side of the images in pixels; position embeddings are interpolated to them once, here. None: the
                 model's own.
         """
-        assert self.make is not None and isinstance(self.model, OpenClip | TimmClassifier)
+        assert self.make is not None and isinstance(self.model, OpenClip | TimmModel)
         with torch.device("meta"):
             twin = self.make(size)
         wanted, state = twin.state_dict(), self.model.model.state_dict()
@@ -157,4 +158,4 @@ def build(name: str, device: torch.device, dtype: torch.dtype) -> Subject:
         clip = make(None).to(device, dtype)
         return Subject(name, library, OpenClip(clip, lambda texts: torch.zeros(len(texts), 4).long(), name), make)
     make = _timm_maker(architecture)
-    return Subject(name, library, TimmClassifier(make(None).to(device, dtype), name), make)
+    return Subject(name, library, TimmModel(make(None).to(device, dtype), name), make)

@@ -157,6 +157,6 @@ def _further(subject: Subject, row: Row, prompt: Tensor) -> Task:
     asked = Prompt(prompt, "random", "embedding")
 
     def run() -> object:
-        return localizer.localize(prompts=asked)
+        return localizer.localize(prompts=asked).heatmaps
 
     return Task(run, run, lambda: localizer.set_image(image))

@@ -9,19 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avgrad.engine.attention import Attention
-from avgrad.engine.blocks import (
-    AttentionBranch,
-    Block,
-    MlpBranch,
-    Parallel,
-    ParallelThings,
-    PostNorm,
-    PreNorm,
-    Sandwich,
-)
+from avgrad.engine.blocks import Block, PostNorm, PreNorm, Sandwich
 from avgrad.engine.heads import AttentionPooler, Head, Tail
 from avgrad.engine.mlp import Activation, GatedMlp, Mlp
 from avgrad.engine.norms import Norm
+from avgrad.engine.parallel_blocks import AttentionBranch, MlpBranch, Parallel, ParallelThings
 from avgrad.engine.parts import Linear, Weight
 from avgrad.engine.view import Pool, ViTView
 

@@ -42,7 +42,10 @@ VIEWS: dict[str, Callable[[], ViTView]] = {
     "mean of patches": lambda: pooled_by_mean(random_view(3, prefix=0), True),
     "mean, then norm": lambda: pooled_by_mean(random_view(4, prefix=1, layer_scale=True), False),
     "attention": lambda: pooled_by_attention(random_view(0, prefix=0), True, 0),
-    "attention, own norms": lambda: pooled_by_attention(random_view(0, prefix=1), False, 1),
+    # the score of a layer is no cosine here, and the model's own, which the other methods explain, is one
+    "attention, own norms": lambda: replace(
+        pooled_by_attention(random_view(0, prefix=1), False, 1), layer_cosine=False
+    ),
 }
 PLAIN = {name: make for name, make in VIEWS.items() if "attention" not in name}
 

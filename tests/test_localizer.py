@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 
 import avgrad
 from avgrad import CheckpointError, InputError, Localizer, MediaError, Prompt, PromptError, UnsupportedModelError
+from avgrad.encoders.image import Preprocess
 from avgrad.models.imagebind import ImageBind
 from avgrad.scenes import CLASSES, draw_scene, mix_sound, scene_rng
 
@@ -138,9 +140,10 @@ def test_mistakes_are_said(model: ImageBind, scene: Image.Image, tmp_path: Path)
     with pytest.raises(MediaError, match="does not exist"):
         localizer.set_image(tmp_path / "none.png")
     localizer.set_image(scene)
-    for nothing in ({}, {"text": []}, {"audio": [], "prompts": ()}):
+    no_prompts: list[dict[str, Any]] = [{}, {"text": []}, {"audio": [], "prompts": ()}]
+    for nothing in no_prompts:
         with pytest.raises(PromptError, match="there is no prompt; give at least one of"):
-            localizer.localize(**nothing)  # type: ignore[arg-type]
+            localizer.localize(**nothing)
     with pytest.raises(PromptError, match="prompts belong to the model"):
         localizer.localize(prompts=Prompt(torch.ones(7), "seven", "embedding"))
     dog = localizer.encode(text="dog")[0]
@@ -229,7 +232,7 @@ def test_heatmaps_are_those_of_attribute(model: ImageBind, scene: Image.Image) -
     pixels = model.preprocess.whole(wide)[None]
     prompts = torch.stack([prompt.direction for prompt in result.prompts])
     small = avgrad.attribute(model, pixels, prompts)
-    assert torch.equal(replace(result, image=wide.resize(small.shape[:1:-1])).heatmaps, small[0])
+    assert torch.equal(replace(result, image=wide.resize((small.shape[3], small.shape[2]))).heatmaps, small[0])
 
 
 def test_numbers_of_numpy(model: ImageBind, scene: Image.Image) -> None:
@@ -287,3 +290,15 @@ def test_import_is_light() -> None:
     for name in ("load", "localize", "Localizer", "Localization", "Prompt", "attribute"):
         assert getattr(avgrad, name)
     assert len(CLASSES) >= 16
+
+
+def test_models_that_take_one_size_alone_see_the_whole_image() -> None:
+    preprocess = Preprocess(size=32, patch_size=16, image_size=(32, 48))
+    half = Image.new("RGB", (200, 300))
+    half.paste((255, 255, 255), (0, 150, 200, 300))
+    for size in (None, 32):
+        pixels = preprocess.whole(half, size)
+        assert pixels.shape == (3, 32, 48)
+        assert (pixels[:, 20:] > pixels[:, :12]).all()  # the lower half is white
+    with pytest.raises(InputError, match="size=64 is not accepted"):
+        preprocess.whole(half, 64)

@@ -17,7 +17,8 @@ from avgrad.engine.textspan import decompose
 from avgrad.engine.view import ViTView
 from avgrad.errors import UnsupportedModelError
 
-NEED_NO_POOLER = ("legrad_last", "lrp", "partial_lrp", "transformer_attribution", "textspan", "grad_eclip")
+RELEVANCE = ("lrp", "lrp_conserving", "partial_lrp", "partial_lrp_conserving", "transformer_attribution")
+NEED_NO_POOLER = ("legrad_last", "textspan", "grad_eclip", *RELEVANCE)
 
 
 @pytest.mark.parametrize("name", list(VIEWS))
@@ -93,25 +94,38 @@ def test_attentioncam(name: str) -> None:
                 total += gradient[start:, start:].mean() * attention[start:, start:].mean(0) / len(heads)
         return total.clamp_min(0)[None]
 
+    def literal(slow: Slow, prompt: Tensor) -> Tensor:
+        score = slow.embedding() @ prompt
+        heads = slow.pooler_attention or slow.attentions[-1]
+        pairs = zip(heads, grad(score, heads), strict=True)
+        matrix = sum(gradient.mean() * attention for attention, gradient in pairs) / len(heads)
+        if slow.pooler_attention:
+            return matrix[:, -(len(slow.x) - view.num_prefix_tokens) :]  # type: ignore[index]
+        return slow.readout(matrix)[None]  # type: ignore[arg-type]
+
     compare(view, "attentioncam", expected)
+    compare(view, "attentioncam", literal, whole_matrix=True)
 
 
 @pytest.mark.parametrize("name", list(VIEWS))
-@pytest.mark.parametrize("layers", [None, [1]], ids=str)
-def test_chefercam(name: str, layers: list[int] | None) -> None:
+@pytest.mark.parametrize(("layers", "scale"), [(None, 1.0), ([1], 1.0), (None, 100.0)], ids=str)
+def test_chefercam(name: str, layers: list[int] | None, scale: float) -> None:
     def average(heads: list[Tensor], score: Tensor) -> Tensor:
         pairs = zip(heads, grad(score, heads), strict=True)
         return sum((attention * gradient).clamp_min(0) for attention, gradient in pairs) / len(heads)  # type: ignore[return-value]
 
     def expected(slow: Slow, prompt: Tensor) -> Tensor:
-        score = slow.embedding() @ prompt
+        score = scale * (slow.embedding() @ prompt)
         relevance = torch.eye(len(slow.x), dtype=torch.float64)
         for index in range(len(slow.attentions)) if layers is None else layers:
             relevance = relevance + average(slow.attentions[index], score) @ relevance
         pooler = slow.pooler_attention
+        if pooler:  # Eqs. 8 and 9
+            gathered = relevance - torch.eye(len(slow.x))
+            relevance = gathered / gathered.sum(-1, keepdim=True) + torch.eye(len(slow.x))
         return slow.readout(relevance, average(pooler, score)[0] if pooler else None)[None]
 
-    compare(VIEWS[name](), "chefercam", expected, layers)
+    compare(VIEWS[name](), "chefercam", expected, layers, scale=scale)
 
 
 @pytest.mark.parametrize("name", ["class token", "registers", "no biases", "logit"])
@@ -250,6 +264,9 @@ def test_options_are_known_by_name() -> None:
     pixels, prompts = random_input(view, batch=1, height=8, width=8, prompts=1)
     with pytest.raises(ValueError, match="'legrad' has no option 'class_token'; its options: relu"):
         attribute(view, pixels, prompts, class_token=False)
+    for wrong in (0, -1.0, "100", float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=r"scale=.* is not a positive number"):
+            attribute(view, pixels, prompts, "chefercam", scale=wrong)
     with pytest.raises(ValueError, match="'cosine' has no option 'relu'; its options: none"):
         attribute(view, pixels, prompts, "cosine", relu=False)
 

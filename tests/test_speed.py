@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 import avgrad
-from avgrad.models.timm import TimmClassifier
+from avgrad.models.timm import TimmModel
 from benchmarks import original
 from benchmarks.models import build
 from benchmarks.rows import Row, task
@@ -212,7 +212,7 @@ def test_plain_forward_is_of_the_same_model(model: str) -> None:
         pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             plain, ours = subject.plain(size)(pixels), subject.view.encode(pixels)
-            if isinstance(subject.model, TimmClassifier):  # it ends in logits
+            if isinstance(subject.model, TimmModel):  # it ends in logits
                 plain = plain - subject.model.model.get_parameter("head.bias")
                 lengths = plain.norm(dim=-1) / (ours @ subject.model.model.get_parameter("head.weight").T).norm(dim=-1)
                 ours = lengths[:, None] * ours @ subject.model.model.get_parameter("head.weight").T

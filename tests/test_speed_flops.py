@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import avgrad
 from avgrad.engine.view import ViTView
-from avgrad.models.open_clip import vision_view
+from avgrad.models.view import build_view
 from benchmarks.flops import count_flops, explanation_flops, floor, forward_flops
 from benchmarks.models import build
 
@@ -21,7 +21,7 @@ def shape_of(architecture: str) -> ViTView:
     config = open_clip.get_model_config(architecture)
     with torch.device("meta"):
         model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
-    return vision_view(model.visual, architecture)
+    return build_view(model.visual, architecture)
 
 
 def test_products_are_counted() -> None:

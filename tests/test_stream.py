@@ -64,7 +64,12 @@ def test_images_of_one_shape_share_a_pass_and_prompts_are_encoded_once(
     )
     texts: list[str] = []
     encode = ImageBind.encode_text
-    monkeypatch.setattr(ImageBind, "encode_text", lambda self, given: texts.extend(given) or encode(self, given))
+
+    def noted(self: ImageBind, given: list[str]) -> torch.Tensor:
+        texts.extend(given)
+        return encode(self, given)
+
+    monkeypatch.setattr(ImageBind, "encode_text", noted)
     try:
         assert len(list(Localizer(model).stream(images, text="a dog", batch_size=4))) == len(images)
     finally:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avgrad.errors import InputError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -47,7 +49,8 @@ class Preprocess:
         patch_size: side of a patch in pixels.
         mean, std: of each channel, for pixels in [0, 1].
         resampling: "bicubic" or "bilinear".
-        squash: whether the original preprocessing stretches an image to a square instead of cropping it.
+        squash: whether the original preprocessing squashes an image to a square instead of cropping it.
+        image_size: the only height and width that the model takes; None where it takes any multiple of its patches.
     """
 
     size: int
@@ -56,6 +59,7 @@ class Preprocess:
     std: tuple[float, ...] = CLIP_STD
     resampling: str = "bicubic"
     squash: bool = False
+    image_size: tuple[int, int] | None = None
 
     def __call__(self, image: Image.Image) -> Tensor:
         """The original models' way: the short side to `size`, then the central square (or squashed to a square).
@@ -71,7 +75,8 @@ class Preprocess:
         return self._normalize(center_crop(image, self.size, self.resampling))
 
     def whole(self, image: Image.Image, size: int | None = None) -> Tensor:
-        """The whole image, its proportions kept: no part of it is cut off, so a heatmap covers all of it.
+        """The whole image: no part of it is cut off, so a heatmap covers all of it. Its proportions are kept, but for
+        models that take one size alone.
 
         Args:
             image: RGB.
@@ -79,7 +84,16 @@ class Preprocess:
 
         Returns:
             `[3, h, w]`, float32; h and w are multiples of the patch size, the long side at most 3 times the short one.
+
+        Raises:
+            InputError: a size for a model that takes one size alone.
         """
+        if self.image_size is not None:
+            if size not in (None, min(self.image_size)):
+                raise InputError(
+                    f"size={size} is not accepted: this model takes images of {self.image_size} pixels alone"
+                )
+            return self._normalize(self._resize(image, self.image_size[::-1]))
         width, height = image.size
         short = max(1, round((size or self.size) / self.patch_size))
         aspect = min(max(width, height) / min(width, height), MAX_ASPECT)

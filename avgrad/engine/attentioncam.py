@@ -16,7 +16,13 @@ from avgrad.engine.view import ViTView
 @torch.no_grad()
 @in_chunks
 def attentioncam(
-    view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int], pooling: Pooling = "mean"
+    view: ViTView,
+    pixels: Tensor,
+    prompts: Tensor,
+    layers: Sequence[int],
+    pooling: Pooling = "mean",
+    *,
+    whole_matrix: bool = False,
 ) -> Tensor:
     """AttentionCAM (Bousselham et al. 2025, Eq. 11; it goes back to a baseline of Chefer et al. 2020).
 
@@ -24,20 +30,25 @@ def attentioncam(
     Our reading: s is the model's own score; the attention is that of the last of `layers`; the row is the class
     token's, the mean of the patches' rows where the model pools by the mean, or the attentional pooler's own.
 
-    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored here, since s is the model's own.
+    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored.
+        whole_matrix: read Eq. 11 literally: `w_k` is the mean over the whole attention matrix, and negative values
+            stay. The default is as GradCAM does it.
 
     Returns:
-        `[B, P, 1, patches]`, at least float32, 0 or more.
+        `[B, P, 1, patches]`, at least float32; 0 or more, or of either sign with `whole_matrix`.
     """
     traced = trace(view, pixels, [max(layers)])
-    tokens, start = traced.inputs[0].shape[1], view.num_prefix_tokens
-    attention = traced.attentions[0] if traced.pooler_attention is None else traced.pooler_attention
+    tokens, start, pooler = traced.inputs[0].shape[1], view.num_prefix_tokens, traced.pooler_attention
+    attention = traced.attentions[0] if pooler is None else pooler
     maps = []
     for (gradient,) in gradients(traced.output, [attention], prompts):
-        if traced.pooler_attention is None:
+        if pooler is None:
             derivatives, row = (pooled_row(view, matrix) for matrix in (gradient, attention.detach()))
         else:
             derivatives, row = (first_row(view, tokens, matrix.mean(2)) for matrix in (gradient, attention.detach()))
-        weights = derivatives[..., start:].mean(-1, keepdim=True)
-        maps.append(as_maps(view, (weights * row).mean(1).relu()))
+        if whole_matrix:
+            maps.append(as_maps(view, (gradient.mean((-2, -1))[..., None] * row).mean(1)))
+        else:
+            weights = derivatives[..., start:].mean(-1, keepdim=True)
+            maps.append(as_maps(view, (weights * row).mean(1).relu()))
     return torch.stack(maps, dim=1)[:, :, None]

@@ -83,8 +83,8 @@ def resolve_correction(correction: Correction, view: ViTView, method: str) -> fl
     """The threshold that a `correction` argument means, None for no correction.
 
     Args:
-        correction: "default" is 0.8 where the model has an empty prompt (those that pool by attention) and the method
-            is LeGrad, no correction elsewhere; None and 0 mean no correction.
+        correction: "default" is 0.8 where the model has an empty prompt (those that pool by attention, but not CoCa,
+            as in the released code) and the method is LeGrad, no correction elsewhere; None and 0 mean no correction.
         view: the model.
         method: its name.
 
@@ -95,7 +95,7 @@ def resolve_correction(correction: Correction, view: ViTView, method: str) -> fl
     if isinstance(correction, str):
         if correction != "default":
             raise InputError(f"correction={correction!r} is not 'default', None or a threshold in [0, 1]")
-        return CORRECTION if view.empty_prompt is not None and corrected else None
+        return CORRECTION if view.empty_prompt is not None and view.is_corrected and corrected else None
     if not correction:
         return None
     if not 0 < correction <= 1:
@@ -136,9 +136,8 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def normalizes_first(view: ViTView) -> bool:
-    """Whether maps are min-max normalized before they are upsampled: for models that pool by attention, as in the
-    released code."""
-    return view.pooler is not None
+    """Whether maps are min-max normalized before they are upsampled, as the released code does with SigLIP."""
+    return view.is_corrected
 
 
 def normalized(maps: Tensor, size: tuple[int, int], first: bool) -> Tensor:
@@ -158,8 +157,8 @@ def finish(
         maps: `[B, P, gh, gw]` on the patch grid; with a threshold `[B, P + 1, gh, gw]`, the last the empty prompt's.
         size: height and width of the heatmaps.
         threshold: zero the maps where the empty prompt's, min-max normalized, exceeds this (paper B.5, Eq. 13).
-        normalize: min-max normalize each map: after it is upsampled, but for models that pool by attention before, as
-            the released code does.
+        normalize: min-max normalize each map: after it is upsampled, but for models that pool by attention (not CoCa)
+            before, as the released code does.
 
     Returns:
         `[B, P, *size]`.
@@ -252,7 +251,10 @@ def _maps(prepared: Prepared, prompts: Tensor) -> tuple[Tensor, Tensor | None]:
         maps = method.explain(view, prepared.caches, prompts, **prepared.options)
     else:
         arguments = (view, prepared.pixels, prompts, prepared.layers, prepared.pooling)
-        maps = method.function(*arguments, **prepared.options)
+        if method.once is None:
+            maps = method.function(*arguments, **prepared.options)
+        else:
+            maps, embedding = method.once(*arguments, **prepared.options)
     maps = maps.unflatten(-1, view.grid(prepared.pixels))
     if not torch.isfinite(maps).all():
         raise InputError("the heatmaps are not finite: the model's weights, the pixels or the prompts hold NaN or inf")
@@ -318,8 +320,8 @@ def attribute(
         per_layer: return the layers' raw maps on the patch grid, not summed, corrected, upsampled or normalized.
         normalize: min-max normalize each map.
         correction: zero each LeGrad map where that of the empty prompt "a photo of a" exceeds this (paper B.5, Eq. 13);
-            None or 0 for not. The default is 0.8 for models with an empty prompt (those that pool by attention), else
-            none.
+            None or 0 for not. The default is 0.8 for models with an empty prompt (those that pool by attention), but
+            none for CoCa, as in the released code.
         **options: the method's own, such as `relu` of "legrad" (False keeps negative gradients, an ablation) or
             `backward_dtype` of "legrad" (torch.bfloat16 is faster, see `avgrad.engine.legrad.legrad`).
 

@@ -24,9 +24,10 @@ def grad_eclip(
 
     With o the class token's attention output (heads side by side, before `W_o`), `w = ds/do` weights the channels and
     `lambda_j`, the cosine of the class token's query and key j min-max normalized over the patches, the tokens:
-    `E_j = relu(sum_c(w_c lambda_j v_jc))`. Our reading: the released code runs the explained layer with a single head
-    and compares query and key after `W_o`; here the model stays as it is, and query and key, all heads side by side,
-    are compared as they are. The layer is the last of `layers`, and s is the model's own score.
+    `E_j = relu(sum_c(w_c lambda_j v_jc))`. Versions of the code differ: all run the explained layer with a single head;
+    that of the authors' repository compares query and key after `W_o`, others compare them as they are, and sum the
+    maps of several layers. Here the model stays as it is, query and key, all heads side by side, are compared as they
+    are, the layer is the last of `layers`, and s is the model's own score.
 
     Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored here.
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -231,7 +230,32 @@ def explain_all(
     return torch.stack([explain(view, cache, prompts, relu) for cache in caches], dim=2)
 
 
-@method("legrad", corrected=True, prepare=prepare, explain=explain_all)
+@torch.no_grad()
+def explain_once(
+    view: ViTView,
+    pixels: Tensor,
+    prompts: Tensor,
+    layers: Sequence[int],
+    pooling: Pooling = "mean",
+    *,
+    relu: bool = True,
+    backward_dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What `legrad` returns, and the image embeddings `[B, D]` of the same forward pass; no layer's cache is kept."""
+    group = images_at_once(view, pixels)
+    found, embeddings = [], []
+    for images, wanted in zip(pixels.split(group), prompts.split(group), strict=True):
+        maps: list[Tensor] = []
+
+        def visit(cache: Cache, maps: list[Tensor] = maps, wanted: Tensor = wanted) -> None:
+            maps.append(explain(view, cache, wanted, relu))
+
+        embeddings.append(forward(view, images, layers, pooling, visit, backward_dtype))
+        found.append(torch.stack(maps, dim=2))
+    return torch.cat(found), torch.cat(embeddings)
+
+
+@method("legrad", corrected=True, prepare=prepare, explain=explain_all, once=explain_once)
 @torch.no_grad()
 def legrad(
     view: ViTView,
@@ -260,13 +284,4 @@ def legrad(
     Returns:
         `[B, P, L, patches]`, at least float32, 0 or more. The method's map is their sum over layers.
     """
-    group = images_at_once(view, pixels)
-    if len(pixels) > group:
-        parts = zip(pixels.split(group), prompts.split(group), strict=True)
-        options: dict[str, Any] = {"relu": relu, "backward_dtype": backward_dtype}
-        return torch.cat([legrad(view, *part, layers, pooling, **options) for part in parts])
-    maps: list[Tensor] = []
-    forward(
-        view, pixels, layers, pooling, lambda cache: maps.append(explain(view, cache, prompts, relu)), backward_dtype
-    )
-    return torch.stack(maps, dim=2)
+    return explain_once(view, pixels, prompts, layers, pooling, relu=relu, backward_dtype=backward_dtype)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,7 @@ class Method:
         prepare: `(view, pixels, layers, pooling, **options) -> (caches, embedding [B, D])`, the part of the function
             that does not depend on the prompts; None where there is no such part.
         explain: `(view, caches, prompts, **options) -> [B, P, L, patches]`, the part that does.
+        once: the function's arguments -> its maps and the image embeddings `[B, D]`, where one forward pass gives both.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Method:
     explains: Explains | None = None
     prepare: Callable[..., tuple[Any, Tensor]] | None = None
     explain: Callable[..., Tensor] | None = None
+    once: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     @cached_property
     def options(self) -> dict[str, Any]:
@@ -76,11 +79,12 @@ def method(
     explains: Explains | None = None,
     prepare: Callable[..., tuple[Any, Tensor]] | None = None,
     explain: Callable[..., Tensor] | None = None,
+    once: Callable[..., tuple[Tensor, Tensor]] | None = None,
 ) -> Callable[[Function], Function]:
     """Registers a function as an attribution method; the arguments are those of `Method`."""
 
     def register(function: Function) -> Function:
-        METHODS[name] = Method(name, function, corrected, explains, prepare, explain)
+        METHODS[name] = Method(name, function, corrected, explains, prepare, explain, once)
         return function
 
     return register
@@ -126,6 +130,8 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             raise InputError(f"method {name!r} has no option {option!r}; its options: {', '.join(known) or 'none'}")
         if isinstance(known[option], bool) and not isinstance(value, bool):
             raise InputError(f"{option}={value!r} is not True or False")
+        if isinstance(known[option], float) and not (isinstance(value, int | float) and 0 < value < math.inf):
+            raise InputError(f"{option}={value!r} is not a positive number")
     if options.get("backward_dtype") not in (None, torch.bfloat16):
         raise InputError(f"backward_dtype={options['backward_dtype']} is neither None nor torch.bfloat16")
 

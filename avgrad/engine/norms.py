@@ -58,10 +58,12 @@ class Norm(Part):
 
     @property
     def weight(self) -> Tensor | None:
+        """`[d]`, read anew, or None."""
         return None if self.weight_name is None else resolve(self.module, self.weight_name)[1]
 
     @property
     def bias(self) -> Tensor | None:
+        """`[d]`, read anew, or None."""
         return None if self.bias_name is None or self.kind == "rms" else resolve(self.module, self.bias_name)[1]
 
     def eps(self, dtype: torch.dtype) -> float:
@@ -69,17 +71,23 @@ class Norm(Part):
         eps = getattr(self.module, "eps", None) if self.own_eps is None else self.own_eps
         return torch.finfo(dtype).eps if eps is None else float(eps)
 
+    def _affine(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Scale and shift in the dtype of the input."""
+        weight, bias = self.weight, self.bias
+        return None if weight is None else weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+
     def __call__(self, x: Tensor) -> Tensor:
         """`[..., d]` from `[..., d]`."""
+        weight, bias = self._affine(x)
         if self.kind == "rms":
-            return F.rms_norm(x, x.shape[-1:], self.weight, self.eps(x.dtype))
-        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps(x.dtype))
+            return F.rms_norm(x, x.shape[-1:], weight, self.eps(x.dtype))
+        return F.layer_norm(x, x.shape[-1:], weight, bias, self.eps(x.dtype))
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Statistics]:
         """The output, and statistics of the input from which `cache` goes on."""
         if self.kind == "rms":
             return self(x), (None, None)
-        out, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps(x.dtype))
+        out, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], *self._affine(x), self.eps(x.dtype))
         return out, (mean, rstd)
 
     def cache(self, x: Tensor, statistics: Statistics = (None, None), rows: slice | None = None) -> NormCache:

@@ -79,7 +79,7 @@ def decompose(view: ViTView, pixels: Tensor, prompts: Tensor) -> Decomposition:
     if head.norm is not None:
         if not view.norm_before_pool:
             pooled = pooled.mean(1, keepdim=True)
-        mean, rstd = pooled.mean(-1, keepdim=True), head.norm.cache(pooled).rstd
+        mean, rstd = pooled.mean(-1, keepdim=True), head.norm.cache(pooled).rstd.to(pooled.dtype)
         if head.norm.bias is not None:
             constant = constant + direction @ head.norm.bias
         if head.norm.weight is not None:

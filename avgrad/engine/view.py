@@ -46,6 +46,7 @@ class ViTView:
         empty_prompt: the embedding `[D]` of a prompt that names nothing ("a photo of a"), for the correction of models
             that pool by attention; None for none.
         layer_cosine: whether a layer's score is a cosine; None for what `head.cosine` says of the model's own score.
+            False for CoCa, as in the LeGrad paper's released code.
         image_size: the only height and width that the model takes; None where it takes any multiple of its patches.
     """
 
@@ -90,6 +91,12 @@ class ViTView:
             return self.head
         norm = self.head.norm if self.pooler is None else None
         return Head(norm, self.head.projection, cosine, self.head.num_pooled)
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether LeGrad's maps are corrected by the empty prompt's and min-max normalized before they are upsampled,
+        both by default: so does the paper's released code with SigLIP, but neither with CoCa."""
+        return self.pooler is not None and self.layer_cosine is not False
 
     def grid(self, pixels: Tensor) -> Grid:
         """Rows and columns of patches in pixels `[B, 3, h, w]`."""

@@ -1,10 +1,14 @@
 from . import checkpoints as checkpoints
 from . import devices as devices
 from . import download as download
+from . import huggingface as huggingface
 from . import imagebind as imagebind
+from . import labels as labels
 from . import model as model
 from . import open_clip as open_clip
+from . import open_clip_view as open_clip_view
 from . import registry as registry
 from . import timm as timm
 from . import timm_view as timm_view
 from . import towers as towers
+from . import view as view

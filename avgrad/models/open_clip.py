@@ -1,11 +1,12 @@
-"""CLIP, SigLIP and CoCa models of the open_clip library: an adapter that reads their weights and patches nothing."""
+"""CLIP, SigLIP, EVA-CLIP, PE-Core and CoCa models of the open_clip library, with their tokenizers."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,18 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avgrad.encoders.image import CLIP_MEAN, CLIP_STD, Preprocess
-from avgrad.engine.attention import Attention
-from avgrad.engine.blocks import PreNorm
-from avgrad.engine.heads import AttentionPooler, Head
-from avgrad.engine.mlp import Activation, Mlp
-from avgrad.engine.norms import Norm
-from avgrad.engine.parts import Linear, Weight, accept_types
-from avgrad.engine.view import ViTView, interpolate_positions
 from avgrad.errors import UnsupportedModelError
-from avgrad.models import timm
 from avgrad.models.checkpoints import not_loaded
 from avgrad.models.registry import Entry, Family, Source, describe_weights, family
-from avgrad.models.timm_view import Refuse, trunk_view
+from avgrad.models.view import build_view
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,16 +30,15 @@ EMPTY_PROMPT = "a photo of a"
 
 
 class OpenClip:
-    """A CLIP, SigLIP or CoCa model of open_clip with its tokenizer.
+    """A model of open_clip with its tokenizer.
 
     Args:
-        model: what `open_clip.create_model` gives; its image tower must be open_clip's `VisionTransformer` or a plain
-            one of timm.
+        model: what `open_clip.create_model` gives; `avgrad.models.open_clip_view` says which image towers are accepted.
         tokenizer: turns a list of texts into token ids, as `open_clip.get_tokenizer` gives; None for CLIP's.
         name: what `avgrad.load` calls the model.
 
     Raises:
-        UnsupportedModelError: the image tower is of a kind that the view cannot express.
+        UnsupportedModelError: the view cannot express the image tower.
     """
 
     modalities = ("text",)
@@ -60,7 +52,7 @@ class OpenClip:
 
             tokenizer = SimpleTokenizer(context_length=model.context_length)  # type: ignore[arg-type]
         self.name, self.model, self.tokenizer = name, model.eval().requires_grad_(False), tokenizer
-        self.vision = vision_view(model.get_submodule("visual"), name)
+        self.vision = build_view(model.get_submodule("visual"), name)
         if self.vision.pooler is not None:
             self.vision = replace(self.vision, empty_prompt=self.encode_text([EMPTY_PROMPT])[0])
         self.preprocess = _preprocess(model.visual, math.lcm(*self.vision.patch_shape))
@@ -100,13 +92,12 @@ class OpenClip:
             )
         if needs_transformers(architecture) and find_spec("transformers") is None:
             raise UnsupportedModelError(
-                f"{name} has a tokenizer that needs the transformers package: `pip install transformers`"
+                f"{name} has a tokenizer or a text tower of the transformers package: `pip install transformers`"
             )
+        reason = refusal(architecture)
+        if reason is not None:  # before anything is fetched
+            raise UnsupportedModelError(f"{name} cannot be explained: {reason}")
         try:
-            # refused before anything is fetched: the shape of the model needs no weights
-            with torch.device("meta"):
-                shell = open_clip.create_model(architecture, load_weights=False, pretrained_text=False, device="meta")
-            vision_view(shell.get_submodule("visual"), name)
             model = open_clip.create_model(
                 architecture,
                 pretrained=weights,
@@ -114,8 +105,6 @@ class OpenClip:
                 force_quick_gelu=bool(config and config.get("quick_gelu")),
             )
             tokenizer = open_clip.get_tokenizer(architecture)
-        except UnsupportedModelError:
-            raise
         except Exception as error:  # open_clip, its hub and torch raise many kinds, all for missing weights
             raise not_loaded(name, error) from error
         return cls(model.to(dtype), tokenizer, name)
@@ -157,169 +146,6 @@ def _preprocess(visual: Any, patch_size: int) -> Preprocess:
     )
 
 
-def vision_view(visual: nn.Module, name: str) -> ViTView:
-    """The view of an open_clip image tower.
-
-    Args:
-        visual: `model.visual`.
-        name: of the model, for errors.
-
-    Raises:
-        UnsupportedModelError: naming the part that the view cannot express.
-    """
-    from open_clip.timm_model import TimmModel
-    from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
-
-    def refuse(part: str) -> UnsupportedModelError:
-        return UnsupportedModelError(f"{name} cannot be explained: {part}")
-
-    if type(visual) is TimmModel:
-        view = trunk_view(visual.get_submodule("trunk"), name)
-        projection = _projection(visual, refuse)
-        if projection is None:
-            return view
-        return replace(view, head=Head(view.head.norm, Linear(projection)))
-    if not isinstance(visual, OpenClipVisionTransformer):
-        raise refuse(f"its image tower is a {type(visual).__name__}, and open_clip's VisionTransformer is expected")
-    pooler = None if visual.attn_pool is None else _pooler(visual, refuse)
-    if visual.pool_type not in ("tok", "avg"):
-        raise refuse(f"its image tower's pooling is {visual.pool_type!r}, and 'tok' or 'avg' is expected")
-    patch = visual.patch_size
-    if isinstance(patch, tuple) and patch[0] != patch[1]:
-        raise refuse("its patches are not square")
-    blocks = [_block(block, refuse) for block in visual.transformer.resblocks]
-
-    accept_types(type(visual))  # whose `proj` is a matrix of its own
-    return ViTView(
-        embed=Embedding(visual),
-        blocks=blocks,
-        head=Head(
-            _norm(visual.ln_post, refuse),
-            None if visual.proj is None else Linear(visual, "proj", None, transposed=True),
-        ),
-        patch_size=patch if isinstance(patch, int) else patch[0],
-        pool="cls" if visual.pool_type == "tok" else "mean",
-        norm_before_pool=pooler is None and not visual.final_ln_after_pool,
-        pooler=pooler,
-        layer_cosine=pooler is None,  # the LeGrad paper's released code scores CoCa's layers without a norm
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """What comes before the first block of an image tower of open_clip."""
-
-    visual: Any
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Tokens `[B, n, d]` of pixels `[B, 3, h, w]`."""
-        visual = self.visual
-        patches: Tensor = visual.conv1(pixels)
-        grid = (patches.shape[-2], patches.shape[-1])
-        prefix = visual.class_embedding.expand(len(pixels), 1, -1)
-        tokens = torch.cat([prefix, patches.flatten(2).transpose(1, 2)], dim=1)
-        positions = interpolate_positions(visual.positional_embedding[None], grid, 1, antialias=True)
-        embedded: Tensor = visual.ln_pre(tokens + positions)
-        return embedded
-
-
-def _projection(visual: Any, refuse: Refuse) -> nn.Linear | None:
-    """What stands between the features that a trunk of timm pools and the embedding; None for nothing."""
-    layers = [layer for layer in (visual.trunk.head, *visual.head) if type(layer) not in (nn.Identity, nn.Dropout)]
-    if len(layers) > 1 or any(type(layer) is not nn.Linear for layer in layers):
-        names = ", ".join(type(layer).__name__ for layer in layers)
-        raise refuse(f"its image tower ends in {names}, and one Linear at most is expected")
-    return layers[0] if layers else None
-
-
-def _pooler(visual: Any, refuse: Refuse) -> AttentionPooler:
-    """The first query of CoCa's pooler. It looks at the class token too, and ln_post comes behind it."""
-    from open_clip.transformer import AttentionalPooler
-
-    pooler = visual.attn_pool
-    if type(pooler) is not AttentionalPooler:
-        raise refuse(f"its pooler is a {type(pooler).__name__}, and an AttentionalPooler is expected")
-    if visual.attn_pool_contrastive is not None or visual.pool_type != "tok":
-        raise refuse("its image tower pools by more than the first query of one attentional pooler")
-    attention = _plain_attention(pooler.attn, refuse)
-    width = attention.embed_dim
-    parts = [(start, start + width) for start in (0, width, 2 * width)]
-    if attention.in_proj_weight is None:
-        names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-        query, key, value = (
-            Linear(attention, name, "in_proj_bias", bias_rows=rows) for name, rows in zip(names, parts, strict=True)
-        )
-    else:
-        query, key, value = (Linear(attention, "in_proj_weight", "in_proj_bias", rows=rows) for rows in parts)
-    return AttentionPooler(
-        query=Weight(pooler, "query"),
-        key=key,
-        value=value,
-        out=Linear(attention.out_proj),
-        num_heads=attention.num_heads,
-        query_norm=_norm(pooler.ln_q, refuse),
-        query_proj=query,
-        token_norm=_norm(pooler.ln_k, refuse),
-    )
-
-
-def _plain_attention(attention: nn.Module, refuse: Refuse) -> nn.MultiheadAttention:
-    if type(attention) is not nn.MultiheadAttention:
-        raise refuse(f"its attention is a {type(attention).__name__}, and torch's MultiheadAttention is expected")
-    if attention.bias_k is not None or attention.add_zero_attn:
-        raise refuse("its attention has additional keys")
-    return attention
-
-
-def _norm(norm: nn.Module, refuse: Refuse) -> Norm:
-    from open_clip.transformer import LayerNorm as OpenClipLayerNorm
-    from open_clip.transformer import LayerNormFp32
-
-    if not isinstance(norm, nn.LayerNorm):
-        raise refuse(f"it has a {type(norm).__name__} where a LayerNorm is expected")
-    accept_types(OpenClipLayerNorm, LayerNormFp32)
-    return Norm(norm)
-
-
-def _block(block: Any, refuse: Refuse) -> PreNorm:
-    from open_clip.transformer import LayerScale, QuickGELU, ResidualAttentionBlock
-
-    if type(block) is not ResidualAttentionBlock:
-        raise refuse(f"its blocks are {type(block).__name__}, and the plain ResidualAttentionBlock is expected")
-    attention, mlp = _plain_attention(block.attn, refuse), block.mlp
-    if attention.in_proj_weight is None:
-        raise refuse("its attention has separate projections")
-    if hasattr(block, "ln_1_kv"):
-        raise refuse("its blocks attend to something else than their own tokens")
-    names = [name for name, _ in mlp.named_children()]
-    if names != ["c_fc", "gelu", "c_proj"]:
-        raise refuse(f"its MLP consists of {', '.join(names)}, and c_fc, gelu, c_proj are expected")
-    activation: Activation
-    if isinstance(mlp.gelu, QuickGELU):
-        activation = "quick_gelu"
-    elif isinstance(mlp.gelu, nn.GELU):
-        activation = "gelu_tanh" if mlp.gelu.approximate == "tanh" else "gelu"
-    elif isinstance(mlp.gelu, nn.ReLU):
-        activation = "relu"
-    else:
-        raise refuse(f"its activation is {type(mlp.gelu).__name__}, and GELU, QuickGELU or ReLU is expected")
-    scales = []
-    for scale in (block.ls_1, block.ls_2):
-        if not isinstance(scale, LayerScale | nn.Identity):
-            raise refuse(f"it has a {type(scale).__name__} where a LayerScale is expected")
-        scales.append(Weight(scale, "gamma") if isinstance(scale, LayerScale) else None)
-    return PreNorm(
-        norm1=_norm(block.ln_1, refuse),
-        attn=Attention(
-            Linear(attention, "in_proj_weight", "in_proj_bias"), Linear(attention.out_proj), attention.num_heads
-        ),
-        norm2=_norm(block.ln_2, refuse),
-        mlp=Mlp(Linear(mlp.c_fc), activation, Linear(mlp.c_proj)),
-        scale1=scales[0],
-        scale2=scales[1],
-    )
-
-
 def pretrained() -> dict[str, dict[str, bool]]:
     """open_clip's pretrained models that the view can express.
 
@@ -332,43 +158,71 @@ def pretrained() -> dict[str, dict[str, bool]]:
     return {
         architecture: {tag: _is_cached(get_pretrained_cfg(architecture, tag)) for tag in tags}
         for architecture in open_clip.list_models()
-        if _is_expressible(open_clip.get_model_config(architecture))
-        and (tags := list_pretrained_tags_by_model(architecture))
+        if refusal(architecture) is None and (tags := list_pretrained_tags_by_model(architecture))
     }
 
 
-def _is_expressible(config: dict[str, Any]) -> bool:
-    """Whether `vision_view` would take the model, told from its configuration, without building it."""
-    vision = config.get("vision_cfg", {})
-    # text towers of Hugging Face need the transformers library, which avgrad does not install
-    if config.get("text_cfg", {}).get("hf_model_name"):
-        return False
+@cache
+def refusal(architecture: str) -> str | None:
+    """Why an architecture of open_clip cannot be explained; None if it can. Nothing is fetched."""
+    import open_clip
+
+    vision = open_clip.get_model_config(architecture)["vision_cfg"]
     if vision.get("timm_model_name"):
-        return _is_timm_expressible(vision)
-    special = ["block_type", "qk_norm", "scaled_cosine_attn", "scale_heads"]
-    special += ["scale_attn_inner", "scale_attn", "scale_fc", "norm_kwargs", "act_kwargs"]
-    if vision.get("attentional_pool", False) not in (False, True) or any(vision.get(name) for name in special):
-        return False
-    return isinstance(vision.get("layers"), int)
-
-
-def _is_timm_expressible(vision: dict[str, Any]) -> bool:
-    """The same of an image tower of timm, from one block of it."""
-    architecture = vision["timm_model_name"]
-    if not timm.is_plain(architecture) or vision.get("timm_proj") == "mlp":
-        return False
+        return _trunk_refusal(vision["timm_model_name"], vision.get("timm_pool") or None)
     try:
-        trunk_view(timm.shell(architecture, global_pool=vision.get("timm_pool") or None), architecture)
-    except UnsupportedModelError:
-        return False
-    return True
+        build_view(_shell(architecture), architecture)
+    except UnsupportedModelError as error:
+        return str(error).partition(": ")[2]
+    return None
+
+
+@cache
+def _trunk_refusal(trunk: str, pool: str | None) -> str | None:
+    """The same of a trunk of timm, of which one block is built."""
+    from avgrad.models.timm_names import refusal as timm_refusal
+    from avgrad.models.timm_names import shell
+    from avgrad.models.timm_view import trunk_view
+
+    reason = timm_refusal(trunk)
+    if reason is None and pool is not None:
+        try:
+            trunk_view(shell(trunk, global_pool=pool), trunk)
+        except UnsupportedModelError as error:
+            reason = str(error)
+    return None if reason is None else reason.partition(": ")[2]
+
+
+def _shell(architecture: str) -> nn.Module:
+    """An image tower of open_clip's own without weights and with one block only: enough to tell whether it can be
+    explained."""
+    import open_clip
+    from open_clip.model import CLIPVisionCfg, _build_vision_tower
+
+    config = open_clip.get_model_config(architecture)
+    layers = config["vision_cfg"].get("layers")
+    vision = {**config["vision_cfg"], "layers": 1 if isinstance(layers, int) else layers}
+    with torch.device("meta"):
+        visual: nn.Module = _build_vision_tower(
+            config["embed_dim"], CLIPVisionCfg(**vision), config.get("quick_gelu", False)
+        )
+    return visual.eval()
+
+
+def refused() -> list[tuple[str, str]]:
+    """The architectures of open_clip that cannot be explained, each with the reason."""
+    import open_clip
+
+    reasons = [(architecture, refusal(architecture)) for architecture in open_clip.list_models()]
+    return [(f"open_clip:{architecture}", reason) for architecture, reason in reasons if reason is not None]
 
 
 def needs_transformers(architecture: str) -> bool:
-    """Whether a model's tokenizer needs the transformers package, which avgrad does not install."""
+    """Whether a model's tokenizer or text tower needs the transformers package, which avgrad does not install."""
     import open_clip
 
-    return bool(open_clip.get_model_config(architecture)["text_cfg"].get("hf_tokenizer_name"))
+    text = open_clip.get_model_config(architecture)["text_cfg"]
+    return bool(text.get("hf_tokenizer_name") or text.get("hf_model_name"))
 
 
 def _is_cached(config: dict[str, Any]) -> bool:
@@ -405,3 +259,6 @@ class OpenClipFamily(Family):
             needs = "needs `pip install transformers`; " if needs_transformers(architecture) else ""
             lines.append(Entry(f"open_clip:{architecture}/...", ("text",), needs + describe_weights(tags)))
         return lines
+
+    def refused(self) -> list[tuple[str, str]]:
+        return refused()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -15,7 +16,7 @@ from typing import TypeVar
 
 import torch
 
-from avgrad.errors import UnsupportedModelError
+from avgrad.errors import CheckpointError, UnsupportedModelError, out_of_memory
 from avgrad.models.devices import resolve_device, resolve_dtype
 from avgrad.models.model import Model
 
@@ -158,13 +159,13 @@ def load(
             message += f"; some need a package that is not installed: {', '.join(sorted(set(MISSING.values())))}"
         raise UnsupportedModelError(message)
     where = resolve_device(device)
-    return found.load(
-        rest if colon else name,
-        checkpoint=checkpoint,
-        device=where,
-        dtype=resolve_dtype(dtype, where),
-        towers=towers,
-    )
+    options = {"device": where, "dtype": resolve_dtype(dtype, where), "towers": towers}
+    try:
+        return found.load(rest if colon else name, checkpoint=checkpoint, **options)  # type: ignore[arg-type]
+    except OSError as error:
+        if out_of_memory(error):
+            raise
+        raise CheckpointError(f"the weights of {name} cannot be read ({error.strerror or error})") from error
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -195,7 +196,10 @@ def _matching(pattern: str, listing: Callable[[Family], Mapping[str, T]]) -> dic
         found = _find(prefix + colon)
         groups = [] if found is None else [found]
     else:
-        groups = families()
+        head = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+        families()
+        fitting = {key: group for key, group in FAMILIES.items() if key.startswith(head) or head.startswith(key)}
+        groups = list(dict.fromkeys(fitting.values()))
     return {name: value for group in groups for name, value in listing(group).items() if fnmatchcase(name, pattern)}
 
 

@@ -1,209 +1,172 @@
-"""The view of timm's vision transformers.
+"""The view of timm's vision transformers: VisionTransformer (plain, hybrid, distilled), Eva, Beit, NaFlexVit and
+VisionTransformerRelPos.
 
-It takes what it knows by exact type. Everything else that timm's `VisionTransformer` can be built of (qk-norm, gated
-MLPs, parallel blocks, ...) is refused by name.
+It takes what it knows by exact type, and everything else is refused by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
+from timm.layers.attention_pool import AttentionPoolLatent
+from timm.models import beit, deit, eva, naflexvit, vision_transformer, vision_transformer_relpos
 from torch import Tensor, nn
 
-from avgrad.engine.attention import Attention
-from avgrad.engine.blocks import PreNorm
 from avgrad.engine.heads import AttentionPooler, Head
-from avgrad.engine.mlp import Activation, Mlp
-from avgrad.engine.norms import Norm
-from avgrad.engine.parts import Linear, Weight, accept_types
-from avgrad.engine.view import ViTView, interpolate_positions
+from avgrad.engine.parts import Linear, Weight
+from avgrad.engine.view import Pool, ViTView, check_view
 from avgrad.errors import UnsupportedModelError
+from avgrad.models.timm_blocks import timm_blocks
+from avgrad.models.timm_embed import embed_of
+from avgrad.models.timm_names import is_projection
+from avgrad.models.timm_parts import check_parts, mlp, norm, refuse
+from avgrad.models.view import check_unwrapped
 
-Refuse = Callable[[str], UnsupportedModelError]
+_TRUNK = "cls_token pos_embed patch_embed blocks norm fc_norm head"
+_VIT = f"{_TRUNK} reg_token patch_drop norm_pre attn_pool"
+
+_HEADS = ("head", "head_dist")
+
+# The models, and which parts of theirs are known.
+_PARTS: dict[type, str] = {
+    vision_transformer.VisionTransformer: _VIT,
+    deit.VisionTransformerDistilled: f"{_VIT} dist_token head_dist",
+    eva.Eva: f"{_VIT} rope",
+    beit.Beit: f"{_TRUNK} rel_pos_bias",
+    vision_transformer_relpos.VisionTransformerRelPos: f"{_TRUNK} shared_rel_pos",
+    naflexvit.NaFlexVit: "embeds norm_pre rope patch_drop blocks norm attn_pool fc_norm head",
+}
 
 
 def trunk_view(model: nn.Module, name: str) -> ViTView:
     """The view of a vision transformer of timm, whose embedding is what it pools: its own `head` is left out.
 
     Args:
-        model: an object of timm's `VisionTransformer` itself.
+        model: an object of one of the classes above itself.
         name: of the model, for errors.
 
     Raises:
         UnsupportedModelError: naming the part that the view cannot express.
     """
-    from timm.layers import PatchEmbed  # type: ignore[attr-defined]
-    from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
+    try:
+        return _trunk_view(model)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{name} cannot be explained: {error}") from None
 
-    def refuse(part: str) -> UnsupportedModelError:
-        return UnsupportedModelError(f"{name} cannot be explained: {part}")
 
-    if type(model) is not TimmVisionTransformer:
-        raise refuse(f"it is a {type(model).__name__}, and timm's VisionTransformer is expected")
+def model_view(model: nn.Module, name: str) -> ViTView:
+    """The view of a vision transformer of timm with its `head`, proved against the model itself.
+
+    The head of a CLIP-like model is its projection, and embeddings are what it gives. Any other head is a classifier:
+    embeddings are what it reads, its rows are the prompts, and scores are logits.
+
+    Args:
+        model: as in `trunk_view`, in eval mode.
+        name: of the model, for errors.
+
+    Raises:
+        UnsupportedModelError: naming the part that the view cannot express; or the model's own embedding is another.
+    """
+    view = trunk_view(model, name)
+    projection = is_projection(getattr(model, "pretrained_cfg", None) or {}, getattr(model, "num_classes", 0))
+    heads = [child for child, layer in model.named_children() if child in _HEADS and type(layer) is not nn.Identity]
+    if heads:
+        try:
+            linear, *_ = [Linear(model.get_submodule(head)) for head in heads]
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{name} cannot be explained: {error}") from None
+        norm, num_pooled = view.head.norm, view.head.num_pooled
+        view = replace(view, head=Head(norm, linear if projection else None, projection, num_pooled))
+    return _prove(view, model, name, projection)
+
+
+def _prove(view: ViTView, model: Any, name: str, projection: bool) -> ViTView:
+    """The view, if its embedding is the model's own: at the model's own size, and at another if the model takes one."""
+    _, patch, native = embed_of(model)
+    sizes = [native]
+    dynamic = isinstance(model, naflexvit.NaFlexVit) or getattr(model, "dynamic_img_size", False)
+    if dynamic and view.dtype != torch.float64:  # whose positions timm interpolates in float32, and the view does not
+        sizes.append((2 * patch[0], 3 * patch[1]))
+
+    def embedding(pixels: Tensor) -> Tensor:
+        features = model.forward_features(pixels)
+        if isinstance(model, deit.VisionTransformerDistilled):
+            return features[:, :2].flatten(1)  # the two heads read one token each
+        embedding: Tensor = model.forward_head(features, pre_logits=not projection)
+        return embedding
+
+    return check_view(view, embedding, name, sizes)
+
+
+def _trunk_view(model: nn.Module) -> ViTView:
+    if type(model) not in _PARTS:
+        known = ", ".join(kind.__name__ for kind in _PARTS)
+        raise refuse(f"it is a {type(model).__name__}, and one of {known} is expected")
+    check_parts(model, _PARTS[type(model)])
+    check_unwrapped(model)
     trunk: Any = model
-    known = "cls_token reg_token pos_embed patch_embed patch_drop norm_pre blocks norm attn_pool fc_norm head"
-    _check_parts(trunk, known, refuse)
-    if type(trunk.patch_embed) is not PatchEmbed:
-        raise refuse(f"its patches are made by {type(trunk.patch_embed).__name__}, and PatchEmbed is expected")
-    _check_parts(trunk.patch_embed, "proj norm", refuse)
-    patch, grid = trunk.patch_embed.patch_size, trunk.patch_embed.grid_size
-    if patch[0] != patch[1]:
-        raise refuse("its patches are not square")
-    if grid is None or (grid[0] != grid[1] and trunk.pos_embed is not None):
-        raise refuse("its position embeddings are not of a square grid")
+    embed, patch, _ = embed_of(trunk)
     prefix: int = trunk.num_prefix_tokens
+    pool_norm, pooled_norm = norm(trunk.norm), norm(trunk.fc_norm)
+    if pool_norm is not None and pooled_norm is not None:
+        raise refuse("it has a final norm both before and after its pooling")
+    pool, pooler, num_pooled = _pooling(trunk, prefix)
+    return ViTView(
+        embed=embed,
+        blocks=timm_blocks(trunk),
+        head=Head(pool_norm if pooled_norm is None else pooled_norm, num_pooled=num_pooled),
+        patch_size=patch[0] if patch[0] == patch[1] else patch,
+        num_prefix_tokens=prefix,
+        pool=pool,
+        norm_before_pool=pooled_norm is None,
+        pooler=pooler,
+    )
+
+
+def _pooling(trunk: Any, prefix: int) -> tuple[Pool, AttentionPooler | None, int]:
+    """How a model pools, its attentional pooler, and how many pooled tokens its head reads."""
+    pooler, with_prefix = getattr(trunk, "attn_pool", None), getattr(trunk, "pool_include_prefix", False)
     if trunk.global_pool not in ("token", "avg", "map"):
         raise refuse(f"its pooling is {trunk.global_pool!r}, and 'token', 'avg' or 'map' is expected")
-    if trunk.global_pool == "avg" and trunk.pool_include_prefix and prefix:
-        raise refuse("its pooling takes the mean of the patches and the tokens in front of them")
-    if (trunk.global_pool == "map") != (trunk.attn_pool is not None):
+    if (trunk.global_pool == "map") != (pooler is not None):
         raise refuse("its pooling is said to be one thing and built as another")
-    embed_norm, norm_pre = _norm(trunk.patch_embed.norm, refuse), _norm(trunk.norm_pre, refuse)
-    norm, pooled_norm = _norm(trunk.norm, refuse), _norm(trunk.fc_norm, refuse)
-    if norm is not None and pooled_norm is not None:
-        raise refuse("it has a final LayerNorm both before and after its pooling")
-
-    return ViTView(
-        embed=Embedding(trunk, embed_norm, norm_pre),
-        blocks=[_block(block, refuse) for block in trunk.blocks],
-        head=Head(norm if pooled_norm is None else pooled_norm, None),
-        patch_size=patch[0],
-        num_prefix_tokens=prefix,
-        pool="cls" if trunk.global_pool == "token" else "mean",
-        norm_before_pool=pooled_norm is None,
-        pooler=None
-        if trunk.attn_pool is None
-        else _pooler(trunk.attn_pool, 0 if trunk.pool_include_prefix else prefix, refuse),
-    )
+    if isinstance(trunk, deit.VisionTransformerDistilled):
+        return "prefix", None, 2
+    if pooler is not None:
+        # Eva hands all of its tokens to the pooler
+        skipped = 0 if with_prefix or isinstance(trunk, eva.Eva) else prefix
+        return "mean", _pooler(pooler, skipped), 1
+    if trunk.global_pool == "token":
+        return "cls", None, 1
+    return ("mean_all" if with_prefix and prefix else "mean"), None, 1
 
 
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """What comes before the first block of a vision transformer of timm."""
-
-    trunk: Any
-    norm: Norm | None
-    norm_pre: Norm | None
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Tokens `[B, n, d]` of pixels `[B, 3, h, w]`."""
-        trunk = self.trunk
-        patches: Tensor = trunk.patch_embed.proj(pixels)
-        size = (patches.shape[-2], patches.shape[-1])
-        tokens = patches.flatten(2).transpose(1, 2)
-        if self.norm is not None:
-            tokens = self.norm(tokens)
-        front = [t.expand(len(pixels), -1, -1) for t in (trunk.cls_token, trunk.reg_token) if t is not None]
-        if trunk.pos_embed is not None and trunk.no_embed_class:
-            tokens = tokens + interpolate_positions(trunk.pos_embed, size, 0, antialias=True)
-        tokens = torch.cat([*front, tokens], dim=1)
-        if trunk.pos_embed is not None and not trunk.no_embed_class:
-            tokens = tokens + interpolate_positions(trunk.pos_embed, size, trunk.num_prefix_tokens, antialias=True)
-        return tokens if self.norm_pre is None else self.norm_pre(tokens)
-
-
-def _check_parts(module: nn.Module, known: str, refuse: Refuse) -> None:
-    """Refuses a module with layers or weights of its own that other releases of timm may add."""
-    parts = [*module.named_parameters(recurse=False), *module.named_children()]
-    for name, part in parts:
-        if name not in known.split() and type(part) not in (nn.Identity, nn.Dropout):
-            raise refuse(f"its {type(module).__name__} has a part {name!r}, which is not known here")
-
-
-def _norm(norm: nn.Module, refuse: Refuse) -> Norm | None:
-    from timm.layers import LayerNorm, LayerNormFp32  # type: ignore[attr-defined]
-
-    if type(norm) is nn.Identity:
-        return None
-    if type(norm) not in (nn.LayerNorm, LayerNorm, LayerNormFp32):
-        raise refuse(f"it has a {type(norm).__name__} where a LayerNorm is expected")
-    accept_types(LayerNorm, LayerNormFp32)
-    return Norm(norm)
-
-
-def _activation(module: nn.Module, refuse: Refuse) -> Activation:
-    from timm.layers.activations import GELU, GELUTanh, QuickGELU
-
-    if type(module) is nn.GELU:
-        return "gelu_tanh" if module.approximate == "tanh" else "gelu"
-    known: dict[type, Activation] = {GELU: "gelu", GELUTanh: "gelu_tanh", QuickGELU: "quick_gelu", nn.ReLU: "relu"}
-    if type(module) not in known:
-        raise refuse(f"its activation is {type(module).__name__}, and GELU, QuickGELU or ReLU is expected")
-    return known[type(module)]
-
-
-def _mlp(mlp: Any, refuse: Refuse) -> Mlp:
-    from timm.layers import Mlp as TimmMlp  # type: ignore[attr-defined]
-
-    if type(mlp) is not TimmMlp:
-        raise refuse(f"its MLP is a {type(mlp).__name__}, and timm's plain Mlp is expected")
-    _check_parts(mlp, "fc1 act norm fc2", refuse)
-    if type(mlp.norm) is not nn.Identity:
-        raise refuse("its MLP has a norm inside")
-    return Mlp(Linear(mlp.fc1), _activation(mlp.act, refuse), Linear(mlp.fc2))
-
-
-def _block(block: Any, refuse: Refuse) -> PreNorm:
-    from timm.layers import Attention as TimmAttention  # type: ignore[attr-defined]
-    from timm.layers import LayerScale  # type: ignore[attr-defined]
-    from timm.models.vision_transformer import Block as TimmBlock
-
-    if type(block) is not TimmBlock:
-        raise refuse(f"its blocks are {type(block).__name__}, and timm's plain Block is expected")
-    _check_parts(block, "norm1 attn ls1 drop_path1 norm2 mlp ls2 drop_path2", refuse)
-    attention = block.attn
-    if type(attention) is not TimmAttention:
-        raise refuse(f"its attention is a {type(attention).__name__}, and timm's plain Attention is expected")
-    if type(attention.q_norm) is not nn.Identity or type(attention.k_norm) is not nn.Identity:
-        raise refuse("its attention normalizes queries and keys (qk-norm)")
-    _check_parts(attention, "qkv q_norm k_norm proj", refuse)
-    width = attention.qkv.in_features
-    if attention.qkv.out_features != 3 * width or attention.proj.out_features != width:
-        raise refuse("its attention is not as wide as its tokens")
-    norm1, norm2 = _norm(block.norm1, refuse), _norm(block.norm2, refuse)
-    if norm1 is None or norm2 is None:
-        raise refuse("its blocks have no LayerNorm in front")
-    scales = []
-    for scale in (block.ls1, block.ls2):
-        if type(scale) not in (LayerScale, nn.Identity):
-            raise refuse(f"it has a {type(scale).__name__} where a LayerScale is expected")
-        scales.append(Weight(scale, "gamma") if isinstance(scale, LayerScale) else None)
-    return PreNorm(
-        norm1=norm1,
-        attn=Attention(Linear(attention.qkv), Linear(attention.proj), attention.num_heads),
-        norm2=norm2,
-        mlp=_mlp(block.mlp, refuse),
-        scale1=scales[0],
-        scale2=scales[1],
-    )
-
-
-def _pooler(pooler: Any, num_skipped: int, refuse: Refuse) -> AttentionPooler:
-    from timm.layers import AttentionPoolLatent  # type: ignore[attr-defined]
-
+def _pooler(pooler: Any, num_skipped: int) -> AttentionPooler:
     if type(pooler) is not AttentionPoolLatent:
         raise refuse(f"its pooler is a {type(pooler).__name__}, and AttentionPoolLatent is expected")
-    if type(pooler.q_norm) is not nn.Identity or type(pooler.k_norm) is not nn.Identity:
-        raise refuse("its pooler normalizes queries and keys (qk-norm)")
-    _check_parts(pooler, "latent q kv q_norm k_norm pos_embed proj norm mlp", refuse)
-    if pooler.pos_embed is not None:
-        raise refuse("its pooler has position embeddings of its own")
-    if pooler.pool != "token" and pooler.latent_len > 1:
-        raise refuse("its pooler takes the mean of several queries")
-    if type(pooler.proj) is not nn.Linear:
-        raise refuse("its pooler has no projection")
+    check_parts(pooler, "latent q kv q_norm k_norm pos_embed proj norm mlp")
+    if pooler.pool not in ("token", "avg"):
+        raise refuse(f"its pooler's queries are pooled by {pooler.pool!r}, and 'token' or 'avg' is expected")
     width = pooler.kv.out_features // 2
     return AttentionPooler(
         query=Weight(pooler, "latent"),
         key=Linear(pooler.kv, rows=(0, width)),
         value=Linear(pooler.kv, rows=(width, 2 * width)),
-        out=Linear(pooler.proj),
+        out=_map(pooler.proj),
         num_heads=pooler.num_heads,
-        query_proj=Linear(pooler.q) if type(pooler.q) is nn.Linear else None,
-        mlp=None if pooler.mlp is None else _mlp(pooler.mlp, refuse),
-        mlp_norm=None if pooler.mlp is None else _norm(pooler.norm, refuse),
+        query_proj=_map(pooler.q),
+        q_norm=norm(pooler.q_norm),
+        k_norm=norm(pooler.k_norm),
+        positions=None if pooler.pos_embed is None else Weight(pooler, "pos_embed"),
+        mlp=None if pooler.mlp is None else mlp(pooler.mlp),
+        mlp_norm=norm(pooler.norm),
+        pool="first" if pooler.pool == "token" else "mean",
         num_skipped=num_skipped,
     )
+
+
+def _map(module: nn.Module) -> Linear | None:
+    """A linear layer; None for nothing."""
+    return None if type(module) is nn.Identity else Linear(module)
