@@ -14,6 +14,7 @@ from eval_layouts import write_funnybirds, write_imagenet, write_imagenet_segmen
 from PIL import Image
 
 import avgrad
+from avgrad.errors import UnsupportedModelError
 from eval.__main__ import benchmark
 from eval.encoder import ClassPrompt, Encoder
 from eval.metrics import perturbation as metric
@@ -137,6 +138,25 @@ def test_funnybirds(tmp_path: Path, model: Any) -> None:
     (bird,) = [bird for bird in FunnyBirds._birds(measures, "legrad") if bird.label == 1]
     logits = bird.without[frozenset(["beak", "foot", "tail"])]
     np.testing.assert_allclose(logits, encoder.logits(changed)[0], atol=1e-5)
+
+
+def test_classifiers_have_logits_and_classes_of_their_own() -> None:
+    import timm
+
+    from avgrad.models.timm import TimmModel
+
+    torch.manual_seed(0)
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=6, img_size=64)
+    network.head.weight.data.normal_()
+    encoder = Encoder(TimmModel(network, "timm:tiny"), NAMES)
+    pixels = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(encoder.logits(pixels), network(pixels).detach())
+    rows = torch.nn.functional.normalize(network.head.weight.detach(), dim=-1)
+    torch.testing.assert_close(encoder(ClassPrompt(4), pixels[0]), rows[4])
+    torch.testing.assert_close(encoder(ClassPrompt(None), pixels[0]), rows[encoder.logits(pixels)[0].argmax()])
+    for names in (NAMES[:5], [*NAMES, "frog"]):
+        with pytest.raises(UnsupportedModelError, match="class"):
+            Encoder(TimmModel(network, "timm:tiny"), names)(ClassPrompt(0), pixels[0])
 
 
 def test_images_of_other_folders_are_left_out(tmp_path: Path) -> None:
