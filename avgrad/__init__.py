@@ -1,4 +1,4 @@
-"""Where in this image is the object that I hear, say or write?
+"""Where in this image is what I hear, say or write?
 
 The public face; its parts are imported when they are first used.
 """

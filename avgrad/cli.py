@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from avgrad.localization import Localization
 
 app = typer.Typer(
-    help="Where in this image is the object that I hear, say or write?",
+    help="Where in this image is what I hear, say or write?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
