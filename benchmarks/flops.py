@@ -1,7 +1,7 @@
-"""Floating-point operations: those that run, counted, and the fewest that LeGrad in closed form can do with.
+"""Floating-point operations: those that run, counted, and the fewest that LeGrad in closed form needs.
 
-Both are of matrix products, convolutions and attention alone. What is done elementwise (activations, norms, ReLU
-and sums) is not counted: it is little arithmetic, though not always little time.
+Only matmuls, convolutions and attention count. Elementwise operations (activations, norms, ReLU and sums) are little
+arithmetic, though not always little time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _attention_backward(grad: torch.Size, q: torch.Size, k: torch.Size, v: torch
 
 
 def _uncounted_by_torch() -> dict[Any, Callable[..., int]]:
-    """What products torch's counter does not know: fused attention on a CPU, and oneDNN's where it is on board."""
+    """Formulas that torch's counter lacks: fused attention on a CPU, and oneDNN's linear layer where torch has it."""
     formulas: dict[Any, Callable[..., int]] = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
@@ -44,9 +44,9 @@ def _uncounted_by_torch() -> dict[Any, Callable[..., int]]:
 
 
 def count_flops(run: Callable[[], object]) -> int:
-    """Floating-point operations of matrix products, convolutions and attention in one run; a multiply-add is two."""
+    """Floating-point operations of matmuls, convolutions and attention in one run; a multiply-add counts as two."""
     fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # torch.nn's fused encoder layers hide their products
+    torch.backends.mha.set_fastpath_enabled(False)  # torch.nn's fused encoder layers hide their matmuls
     try:
         with FlopCounterMode(display=False, custom_mapping=_uncounted_by_torch()) as counter:
             run()
@@ -73,9 +73,9 @@ def _tokens(view: ViTView, size: int) -> tuple[int, int]:
 
 
 def forward_flops(view: ViTView, size: int) -> int:
-    """What one image's plain forward pass takes, of a model that does not pool by attention.
+    """Operations of one image's plain forward pass in a model that does not pool by attention.
 
-    Per block with n tokens of width d and an MLP of width m: `n (4 d^2 + 2 d m)` multiply-adds in its products with
+    Per block with n tokens of width d and an MLP of width m: `n (4 d^2 + 2 d m)` multiply-adds in its matmuls with
     weights and `2 n^2 d` in attention; before the blocks the patches, behind them the projection.
 
     Args:
@@ -93,7 +93,7 @@ def forward_flops(view: ViTView, size: int) -> int:
 
 
 def explanation_flops(view: ViTView, size: int, prompts: int) -> int:
-    """What LeGrad in closed form takes beyond the forward pass, all layers, mean pooling, one image.
+    """Operations of LeGrad in closed form beyond the forward pass, for all layers, mean pooling and one image.
 
     Per block and prompt `n (d m + d^2)` multiply-adds back through W_1 and W_o, `n^2 d` for U V^T, and for the one
     vector that all tokens share its way back through the projection (D d) and W_2 (d m). Per block, whatever the number

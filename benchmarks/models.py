@@ -1,4 +1,4 @@
-"""Models with random weights: how fast a model is does not depend on what it knows, and so nothing is downloaded."""
+"""Models with random weights: speed does not depend on the weights' values, so nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from avgrad.models.timm_names import refusal
 
 NAMES = "mini, imagebind_huge, open_clip:ARCHITECTURE such as open_clip:ViT-B-16 and timm:NAME"
 
-# open_clip builds no model without a text tower; this one takes no time and no memory worth speaking of
+# open_clip builds no model without a text tower; this one takes negligible time and memory
 _NO_TEXT = {"context_length": 4, "vocab_size": 4, "width": 8, "heads": 1, "layers": 1}
 
 
@@ -28,9 +28,9 @@ class Subject:
     """A model to be timed.
 
     Attributes:
-        name: as the command line has it.
-        library: whose code the plain forward pass is.
-        model: as `avgrad.load` gives models.
+        name: as on the command line.
+        library: whose code runs the plain forward pass.
+        model: as `avgrad.load` gives it.
         make: builds the library's own model for images of so many pixels a side (None: the model's own size).
             None where the library's model takes images of any size as it is.
     """
@@ -46,7 +46,7 @@ class Subject:
 
     @property
     def size(self) -> int:
-        """Side in pixels of the images that the model is made for."""
+        """Image size in pixels that the model was built for."""
         return self.model.preprocess.size
 
     def twin(self, size: int | None = None) -> nn.Module:
@@ -94,7 +94,7 @@ def _clip_maker(architecture: str) -> Callable[[int | None], nn.Module]:
             quick_gelu=config.get("quick_gelu", False),
         )
         trunk = getattr(model.visual, "trunk", None)
-        if size is not None and trunk is not None:  # of timm, for which the configuration's size means nothing
+        if size is not None and trunk is not None:  # of timm, which ignores the configuration's size
             trunk.set_input_size(img_size=size)
         return model
 
@@ -113,7 +113,7 @@ def _timm_maker(architecture: str) -> Callable[[int | None], nn.Module]:
 
 
 def check(name: str) -> None:
-    """Refuses what is no model's name, before any model is built.
+    """Refuses an unknown model name before any model is built.
 
     Raises:
         UnsupportedModelError: there is no such model.

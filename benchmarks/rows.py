@@ -1,4 +1,4 @@
-"""What is timed: rows, each a model's plain forward pass, its explanation by some method, or the original's."""
+"""Rows: a model's plain forward pass, its explanation by a method, or by the original LeGrad."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Kind = Literal["plain", "encode", "method", "further", "original"]
 CHOICES: dict[str, dict[str, Any]] = {name: {} for name in list_methods()} | {
     "legrad (bfloat16 backward)": {"backward_dtype": torch.bfloat16}
 }
-"""What may be timed: a method, what sets it apart in brackets, and the options of `avgrad.attribute` for that."""
+"""Methods that may be timed: name, variant in brackets, and that variant's options of `avgrad.attribute`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What the row is called among those of the same size and batch."""
+        """The row's name among those of the same size and batch."""
         many = f"{self.prompts} prompt{'' if self.prompts == 1 else 's'}"
         names: dict[Kind, str] = {
             "plain": "plain forward",
@@ -61,7 +61,7 @@ class Row:
         return names[self.kind] + (", compiled" if self.compiled else "")
 
     def floor(self, subject: Subject) -> float | None:
-        """The arithmetic that the row cannot do without, in plain forward passes; None where it is not known."""
+        """The least arithmetic the row needs, in plain forward passes; None where it is not known."""
         if self.kind in ("plain", "encode"):
             return 1.0
         if self.kind == "further":

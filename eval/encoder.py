@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from avgrad.encoders.text import encode_labels
-from avgrad.errors import UnsupportedModelError
+from avgrad.errors import PromptError, UnsupportedModelError
 
 TEMPLATE = "a photo of a {}."
 
@@ -65,7 +65,7 @@ class Encoder:
 
     @property
     def _is_classifier(self) -> bool:
-        return hasattr(self.model, "num_classes")
+        return not self.model.vision.head.cosine  # texts are its classes
 
     @cached_property
     def classes(self) -> Tensor:
@@ -76,13 +76,17 @@ class Encoder:
         """
         if not self._is_classifier:
             return encode_labels(self.model, list(self._class_names), TEMPLATE)
-        if self.model.num_classes != len(self._class_names):
-            raise UnsupportedModelError(
-                f"{self.model.name} has {self.model.num_classes} classes; one with the {len(self._class_names)} of the "
-                "benchmark is expected"
-            )
-        embeddings: Tensor = self.model.encode_text([str(index) for index in range(self.model.num_classes)])
-        return embeddings
+        count = len(self._class_names)
+        try:
+            embeddings: Tensor = self.model.encode_text([str(index) for index in range(count)])
+            self.model.encode_text([str(count)])
+        except PromptError as error:
+            if f"no class {count}" in str(error):
+                return embeddings
+            raise UnsupportedModelError(f"{error}; a classifier of the benchmark's {count} classes is needed") from None
+        raise UnsupportedModelError(
+            f"{self.model.name} has more than the benchmark's {count} classes; a classifier of those is needed"
+        )
 
     @torch.no_grad()
     def logits(self, pixels: Tensor) -> Tensor:
@@ -93,6 +97,7 @@ class Encoder:
         """
         pixels = pixels.to(self.model.device, self.model.dtype)
         if self._is_classifier and len(self.classes):
-            scores: Tensor = self.model.model(pixels)
+            output = self.model.model(pixels)
+            scores: Tensor = getattr(output, "logits", output)  # transformers' own output, or timm's tensor
             return scores.float().cpu()
         return (self.model.encode_image(pixels).float() @ self.classes.T.float()).cpu()

@@ -222,6 +222,12 @@ class Measures:
             yield self.take(name, np.arange(start, min(start + size, len(self))))
 
 
+def unpack_masks(packed: Array, side: int) -> Array:
+    """Boolean masks `[N, side, side]` that were kept eight pixels to a byte, `[N, bytes]`."""
+    bits = np.unpackbits(packed, axis=1, count=side * side)
+    return bits.astype(bool).reshape(-1, side, side)
+
+
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
     """In words, the first entry in which two manifests differ; empty if there is none."""
     for key in {**old, **new}:

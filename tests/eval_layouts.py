@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from PIL import Image
+
+from eval.metrics.funnybirds import COLORS, PARTS
 
 Rng = np.random.Generator
 
@@ -152,6 +155,52 @@ def write_extended(root: Path, write: Callable[[Path, int], Path], name: str, co
     stems = sorted(path.stem for path in (root / "frames").iterdir())
     rows = [f"{a},{b},non-sounding\n" for a, b in zip(stems[::2], stems[1::2], strict=False)]
     (root / "metadata" / f"{name}_test_plus_silent.csv").write_text("video,audio,label\n" + "".join(rows))
+    return root
+
+
+def write_funnybirds(root: Path, count: int, seed: int = 0) -> Path:
+    """FunnyBirds with four classes, a color for each variant of a part, and one or two background objects."""
+    rng = np.random.default_rng(seed)
+    class_parts = [[0, 0, 0, 0, 0], [0, 0, 1, 1, 1], [1, 1, 0, 0, 1], [1, 1, 1, 1, 0]]
+    colors = rng.integers(0, 200, (len(PARTS), 2, 3), dtype=np.uint8)
+    rows = []
+    for number in range(count):
+        label, objects = number % len(class_parts), 1 + number % 2
+        background = rng.integers(200, 256, (256, 256, 3), dtype=np.uint8)
+        places = {part: (40 * index + 20, int(rng.integers(20, 200))) for index, part in enumerate(PARTS)}
+
+        def draw(kept: Sequence[str], without: int = -1) -> Image.Image:
+            pixels = background.copy()  # noqa: B023
+            for b in range(objects):  # noqa: B023
+                if b != without:
+                    pixels[230:250, 30 * b : 30 * b + 20] = 100 + b
+            for part in kept:
+                top, left = places[part]  # noqa: B023
+                variant = class_parts[label][PARTS.index(part)]  # noqa: B023
+                pixels[top : top + 30, left : left + 30] = colors[PARTS.index(part), variant]
+            return Image.fromarray(pixels)
+
+        def save(image: Image.Image, path: str) -> None:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            image.convert("RGBA").save(root / path)
+
+        part_map = np.zeros((256, 256, 3), dtype=np.uint8)
+        for b in range(objects):
+            part_map[230:250, 30 * b : 30 * b + 20] = (204, 204, 204 + b)
+        for part, (top, left) in places.items():
+            part_map[top : top + 30, left : left + 30] = COLORS[part][0]
+        name = f"{label}/{number:06d}"
+        save(draw(PARTS), f"test/{name}.png")
+        save(Image.fromarray(part_map), f"test_part_map/{name}.png")
+        for size in range(len(PARTS) + 1):
+            for kept in combinations(PARTS, size):
+                save(draw(kept), f"test_interventions/{name}/body_{'_'.join(sorted(kept))}.png")
+        for b in range(objects):
+            save(draw(PARTS, b), f"test_interventions/{name}/background_interventions/{b}.png")
+        rows.append({"class_idx": label, "bg_objects": "".join(f"{7 * b}," for b in range(objects))})
+    classes = [{"class_idx": i, "parts": dict(zip(PARTS, own, strict=True))} for i, own in enumerate(class_parts)]
+    (root / "classes.json").write_text(json.dumps(classes))
+    (root / "dataset_test.json").write_text(json.dumps(rows))
     return root
 
 

@@ -22,7 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_method_is_a_choice() -> None:
-    told = CliRunner().invoke(app, ["ade20k-sound", "--help"], env={"COLUMNS": "400"})
+    told = CliRunner().invoke(app, ["ade20k-sound", "--help"], env={"COLUMNS": "1000"})
     assert told.exit_code == 0
     assert "|".join(list_methods()) in told.output
 
@@ -42,7 +42,7 @@ def test_every_method_is_a_choice() -> None:
 )
 def test_wrong_arguments_are_named(data: Path, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
     every = ["ade20k-sound", "--data", str(data), "--out", str(tmp_path / "run"), *arguments]
-    told = CliRunner().invoke(app, every, env={"COLUMNS": "400"})
+    told = CliRunner().invoke(app, every, env={"COLUMNS": "1000"})
     assert (told.exit_code, message in told.output) == (code, True), told.output
     assert not (tmp_path / "run").exists()
 

@@ -1,4 +1,4 @@
-"""ImageNet-Segmentation and perturbation, end to end on small data in their layouts."""
+"""ImageNet-Segmentation, perturbation and FunnyBirds, end to end on small data in their layouts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from eval_layouts import write_imagenet, write_imagenet_segmentation
+from eval_layouts import write_funnybirds, write_imagenet, write_imagenet_segmentation
 from PIL import Image
 
 import avgrad
+from avgrad.errors import UnsupportedModelError
 from eval.__main__ import benchmark
 from eval.encoder import ClassPrompt, Encoder
 from eval.metrics import perturbation as metric
+from eval.metrics.funnybirds import part_importances
 from eval.metrics.segmentation import foreground_figures, scaled, score_foreground
 from eval.runner import Settings
 from eval.store import RunFolder
 from eval.task import DataError
+from eval.tasks.funnybirds import FunnyBirds
 from eval.tasks.imagenet_segmentation import ImageNetSegmentation
 from eval.tasks.perturbation import Perturbation
 
@@ -42,7 +45,7 @@ def consistent(out: Path, kind: Any) -> None:
     measures = RunFolder.open(out).measures()
     for row in kind.summarize(measures):
         for figure, (value,) in kind.resampler(measures, row)(np.ones((1, len(measures)))).items():
-            assert value == pytest.approx(row.figures[figure], abs=1e-12), figure
+            assert value == pytest.approx(row.figures[figure], abs=1e-12, nan_ok=True), figure
 
 
 def test_segmentation(tmp_path: Path, model: Any) -> None:
@@ -110,6 +113,50 @@ def test_perturbation(tmp_path: Path, model: Any) -> None:
         found.append([int(encoder.logits((part - mean) / std).argmax()) == item.label for part in parts])
     accuracy = np.mean(found, axis=0)
     assert rows[2]["mean_accuracy"] == pytest.approx(accuracy.mean(), abs=1e-12)
+
+
+def test_funnybirds(tmp_path: Path, model: Any) -> None:
+    task = FunnyBirds(write_funnybirds(tmp_path / "data", 5))
+    assert [(item.label, item.num_background) for item in task.items] == [(0, 1), (1, 2), (2, 1), (3, 2), (0, 1)]
+    benchmark(model, task, tmp_path / "run", Settings(("legrad", "cosine"), batch_size=2), {}, workers=1)
+    consistent(tmp_path / "run", FunnyBirds)
+    legrad, _ = results(tmp_path / "run")
+    assert all(0 <= legrad[figure] <= 1 for figure in ("csdc", "preservation_check", "deletion_check"))
+    # importances of one image, the whole way again
+    item, encoder = task.items[1], Encoder(model, task.class_names)
+    image = Image.open(tmp_path / "data" / "test" / f"{item.image}.png").convert("RGB")
+    pixels = model.preprocess(image.resize(2 * (model.preprocess.size,), Image.Resampling.NEAREST))[None]
+    prompt = encoder(ClassPrompt(item.label), pixels[0])
+    raw = avgrad.attribute(model, pixels, prompt[None], per_layer=True).sum(2)[0, 0]
+    large = torch.nn.functional.interpolate(raw[None, None], (256, 256), mode="nearest")[0, 0].numpy()
+    part_map = np.asarray(Image.open(tmp_path / "data" / "test_part_map" / f"{item.image}.png").convert("RGB"))
+    measures = RunFolder.open(tmp_path / "run").measures()
+    found = measures.take("parts legrad", np.array([1]))[0, 0]
+    np.testing.assert_allclose(found, part_importances(large, part_map), rtol=1e-3)
+    one = Image.open(tmp_path / "data" / "test_interventions" / item.image / "body_eye_wing.png").convert("RGB")
+    changed = model.preprocess(one.resize(2 * (model.preprocess.size,), Image.Resampling.NEAREST))[None]
+    (bird,) = [bird for bird in FunnyBirds._birds(measures, "legrad") if bird.label == 1]
+    logits = bird.without[frozenset(["beak", "foot", "tail"])]
+    np.testing.assert_allclose(logits, encoder.logits(changed)[0], atol=1e-5)
+
+
+def test_classifiers_have_logits_and_classes_of_their_own() -> None:
+    import timm
+
+    from avgrad.models.timm import TimmModel
+
+    torch.manual_seed(0)
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=6, img_size=64)
+    network.head.weight.data.normal_()
+    encoder = Encoder(TimmModel(network, "timm:tiny"), NAMES)
+    pixels = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(encoder.logits(pixels), network(pixels).detach())
+    rows = torch.nn.functional.normalize(network.head.weight.detach(), dim=-1)
+    torch.testing.assert_close(encoder(ClassPrompt(4), pixels[0]), rows[4])
+    torch.testing.assert_close(encoder(ClassPrompt(None), pixels[0]), rows[encoder.logits(pixels)[0].argmax()])
+    for names in (NAMES[:5], [*NAMES, "frog"]):
+        with pytest.raises(UnsupportedModelError, match="class"):
+            Encoder(TimmModel(network, "timm:tiny"), names)(ClassPrompt(0), pixels[0])
 
 
 def test_images_of_other_folders_are_left_out(tmp_path: Path) -> None:

@@ -226,6 +226,17 @@ def target_sensitivity(birds: Sequence[Bird], class_parts: Array) -> float:
     return _mean(results)
 
 
+def contrasting_classes(class_parts: Array, label: int) -> tuple[int, int] | None:
+    """The two classes that `target_sensitivity` contrasts for a label; None if there are none.
+
+    Args:
+        class_parts: variant of each part of `PARTS`, `[C, 5]`.
+        label: a class.
+    """
+    pair = _contrasting(class_parts, label)
+    return None if pair is None else (pair[0][0], pair[1][0])
+
+
 def _contrasting(class_parts: Array, label: int) -> tuple[tuple[int, list[int]], tuple[int, list[int]]] | None:
     """Two classes with the parts they share with the label's: the first disjoint pair, else the last (as published)."""
     shared = {int(c): np.flatnonzero(parts == class_parts[label]).tolist() for c, parts in enumerate(class_parts)}

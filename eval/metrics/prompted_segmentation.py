@@ -8,17 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from avgrad.engine.attribute import min_max, upsample
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
+Normalization = Literal["dataset", "image"]
+NORMALIZATIONS: tuple[Normalization, ...] = ("dataset", "image")
 NUM_THRESHOLDS = 20
 # Where precision-recall curves are sampled.
 RECALL_LEVELS: Array = np.linspace(0.0, 1.0, 101)
+
+
+def normalized_heatmaps(raw: Array, normalization: Normalization, side: int, low: float, high: float) -> Tensor:
+    """Heatmaps as they are scored.
+
+    Args:
+        raw: on the patch grid, `[N, gh, gw]`.
+        normalization: "dataset": min-max over the data set, before the maps are upsampled (DenseAV); "image":
+            min-max of each upsampled map (LeGrad).
+        side: height and width of the upsampled maps.
+        low, high: smallest and largest raw value of the data set.
+
+    Returns:
+        `[N, side, side]`, float32 in [0, 1].
+    """
+    maps = torch.from_numpy(raw)[:, None]
+    if normalization == "dataset":
+        maps = (maps - low) / max(high - low, torch.finfo(maps.dtype).tiny)
+    maps = upsample(maps, (side, side))
+    return (min_max(maps) if normalization == "image" else maps)[:, 0]
 
 
 @dataclass(frozen=True)

@@ -16,32 +16,34 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from avgrad.encoders.audio import log_mel_clips
 from avgrad.encoders.image import Preprocess, center_crop
-from avgrad.engine.attribute import min_max, upsample
 from avgrad.errors import MediaError
 from avgrad.media import open_audio
 from avgrad.scenes.dataset import decode_annotation
 from eval.encoder import Encoder
-from eval.metrics.prompted_segmentation import RECALL_LEVELS, SegmentationScore, score_class
+from eval.metrics.prompted_segmentation import (
+    NORMALIZATIONS,
+    RECALL_LEVELS,
+    Normalization,
+    SegmentationScore,
+    normalized_heatmaps,
+    score_class,
+)
 from eval.metrics.resampling import ClassCounts, mean_over_classes
 from eval.reading import as_stored, checked_name, file_size, is_text, read_table, shown
 from eval.runner import cpu_threads
-from eval.store import Measures
+from eval.store import Measures, unpack_masks
 from eval.task import Array, Case, DataError, Example, Item, Problem, Published, Resampler, Row, Task, task
-
-Normalization = Literal["dataset", "image"]
 
 CSV_NAME = "prompted_segmentation.csv"
 NAME_COLUMNS = ("class_name", "ade_class_name")
-NORMALIZATIONS: tuple[Normalization, ...] = ("dataset", "image")
 NUM_EXAMPLES = 8
 MAX_CLASSES = 26 * 256  # that an annotation can encode
 # "Advanced" adds this much to the time of the word on each side.
@@ -286,7 +288,7 @@ class Ade20k(Task):
 
         def load(chosen: Array) -> tuple[Tensor, Array]:
             raw = measures.take(name, chosen)[:, place]
-            maps = heatmaps(raw, normalization, cls.side, low, high)
+            maps = normalized_heatmaps(raw, normalization, cls.side, low, high)
             return maps, unpack_masks(measures.take("mask", chosen), cls.side)
 
         return load
@@ -332,7 +334,9 @@ class Ade20k(Task):
             except MediaError:  # the data may have been removed since
                 image = Image.new("RGB", (self.side, self.side), "white")
             maps = {
-                method: heatmaps(measures.take(f"map {method}", chosen)[:, 0], "image", self.side, 0.0, 1.0)[0].numpy()
+                method: normalized_heatmaps(measures.take(f"map {method}", chosen)[:, 0], "image", self.side, 0.0, 1.0)[
+                    0
+                ].numpy()
                 for method in measures.methods
             }
             mask = unpack_masks(measures.take("mask", chosen), self.side)[0]
@@ -391,32 +395,6 @@ audio/*"""
 def _class_names(measures: Measures) -> dict[int, str]:
     """The name of each class by its id."""
     return {int(item["class_id"]): str(item["class_name"]) for item in measures.items}
-
-
-def unpack_masks(packed: Array, side: int) -> Array:
-    """Boolean masks `[N, side, side]` from their packed form."""
-    bits = np.unpackbits(packed, axis=1, count=side * side)
-    return bits.astype(bool).reshape(-1, side, side)
-
-
-def heatmaps(raw: Array, normalization: Normalization, side: int, low: float, high: float) -> Tensor:
-    """Heatmaps as they are scored.
-
-    Args:
-        raw: on the patch grid, `[N, gh, gw]`.
-        normalization: "dataset": min-max over the data set, before the maps are upsampled (DenseAV); "image":
-            min-max of each upsampled map (LeGrad).
-        side: height and width of the upsampled maps.
-        low, high: smallest and largest raw value of the data set.
-
-    Returns:
-        `[N, side, side]`, float32 in [0, 1].
-    """
-    maps = torch.from_numpy(raw)[:, None]
-    if normalization == "dataset":
-        maps = (maps - low) / max(high - low, torch.finfo(maps.dtype).tiny)
-    maps = upsample(maps, (side, side))
-    return (min_max(maps) if normalization == "image" else maps)[:, 0]
 
 
 def _number(text: str) -> float:

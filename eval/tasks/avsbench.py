@@ -22,7 +22,7 @@ from avgrad.media import load_image, open_audio
 from eval.encoder import Encoder
 from eval.metrics.avsbench import THRESHOLDS, f_curve, f_score, f_score_as_published, frame_iou
 from eval.reading import as_stored, checked_name, file_size, read_bytes, read_table
-from eval.store import Measures
+from eval.store import Measures, unpack_masks
 from eval.task import Array, Case, DataError, Example, Item, Problem, Published, Resampler, Row, Task, task
 
 NUM_FRAMES = 5  # of a video, one per second
@@ -178,9 +178,9 @@ class AvsBench(Task):
                 image = load_image(self.root / fields["file"]).resize((self.side, self.side))
             except MediaError:  # the data may have been removed since
                 image = Image.new("RGB", (self.side, self.side), "white")
-            mask = np.unpackbits(measures.take("mask", chosen)[0], count=self.side**2).reshape(self.side, self.side)
+            mask = unpack_masks(measures.take("mask", chosen), self.side)[0]
             maps = {name: self._heatmap(measures.take(f"map {name}", chosen)[0]) for name in measures.methods}
-            yield Example(f"{fields['image']}, frame {fields['frame']}", image, mask.astype(bool), maps)
+            yield Example(f"{fields['image']}, frame {fields['frame']}", image, mask, maps)
 
 
 def _published(name: str, mean_iou: float, f_score: float, masks: bool = False) -> Published:

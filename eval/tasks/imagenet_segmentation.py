@@ -14,7 +14,7 @@ from avgrad.encoders.image import Preprocess
 from eval.encoder import ClassPrompt, Encoder
 from eval.metrics.segmentation import ForegroundScore, foreground_figures, scaled, score_foreground
 from eval.reading import file_size, shown
-from eval.store import Measures
+from eval.store import Measures, unpack_masks
 from eval.task import Array, Case, DataError, Example, Item, Published, Resampler, Row, Task, task
 
 FILE = "gtsegs_ijcv.mat"
@@ -157,7 +157,7 @@ class ImageNetSegmentation(Task):
             chosen = np.array([position])
             fields = measures.items[int(position)]
             image, _ = self._read(Item(**fields))
-            mask = np.unpackbits(measures.take("mask", chosen)[0], count=self.side**2).reshape(self.side, self.side)
+            mask = unpack_masks(measures.take("mask", chosen), self.side)[0]
             maps = {name: scaled(measures.take(f"map {name}", chosen)[0], self.side) for name in measures.methods}
             square = image.resize((self.side, self.side), Image.Resampling.BILINEAR)
-            yield Example(f"image {fields['image']}", square, mask.astype(bool), maps)
+            yield Example(f"image {fields['image']}", square, mask, maps)

@@ -1,0 +1,228 @@
+"""FunnyBirds (Hesse et al., ICCV 2023): explanations against interventions on rendered birds (LeGrad's Table 10)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from avgrad.encoders.image import Preprocess
+from avgrad.errors import MediaError
+from avgrad.media import load_image
+from eval.encoder import ClassPrompt, Encoder
+from eval.metrics import funnybirds as fb
+from eval.reading import file_size, read_records, shown
+from eval.store import Measures
+from eval.task import Array, Case, DataError, Item, Problem, Resampler, Row, Task, task
+
+SIZE = 256  # of the images in pixels
+BATCH = 32
+# every set of kept parts, as the files of interventions are named
+KEPT = [frozenset(kept) for count in range(len(fb.PARTS) + 1) for kept in combinations(fb.PARTS, count)]
+
+
+@dataclass(frozen=True)
+class BirdImage(Item):
+    """A test image.
+
+    Attributes:
+        label: its class.
+        num_background: number of its background objects.
+    """
+
+    label: int
+    num_background: int
+
+
+@task("funnybirds")
+class FunnyBirds(Task):
+    """The Co-12 protocols for a classifier of the data set's classes, such as timm's with 50.
+
+    An explanation is the raw map, upsampled to the image by its nearest values, as the original's wrappers of vision
+    transformers do. Importances are needed of the label, the predicted class and two more (`target_sensitivity`).
+    """
+
+    measures = "completeness, correctness, contrastivity and background independence of explanations (Co-12)"
+    source = "https://github.com/visinf/funnybirds (rendered images; CC BY 4.0)"
+    layout = """dataset_test.json, classes.json
+test/CLASS/INDEX.png, test_part_map/CLASS/INDEX.png
+test_interventions/CLASS/INDEX/body_PARTS.png
+test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
+    modality = "text"
+    columns: ClassVar[Mapping[str, str]] = {
+        "accuracy": "accuracy",
+        "background_independence": "BI",
+        "csdc": "CSDC",
+        "preservation_check": "PC",
+        "deletion_check": "DC",
+        "distractibility": "D",
+        "single_deletion": "SD",
+        "target_sensitivity": "TS",
+    }
+    items: list[BirdImage]
+
+    def __init__(self, root: str | Path, limit: int | None = None) -> None:
+        self.root = Path(root)
+        classes = read_records(self.root / "classes.json")
+        try:
+            ordered = sorted(classes, key=lambda record: int(record["class_idx"]))
+            self.class_parts = np.array([[int(c["parts"][part]) for part in fb.PARTS] for c in ordered], dtype=np.int64)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"classes.json cannot be used ({error!r}); class_idx and parts are expected") from None
+        self.class_names = [f"bird {index}" for index in range(len(classes))]
+        rows = read_records(self.root / "dataset_test.json")[:limit]
+        self.items, self.problems, self.num_rows = [], [], len(rows)
+        digest = hashlib.sha256(self.class_parts.tobytes())
+        for number, row in enumerate(rows, start=1):
+            try:
+                item = self._item(number, row)
+            except DataError as error:
+                self.problems.append(Problem(number, "unreadable row", str(error)))
+                continue
+            try:
+                sizes = [file_size(path) for path in self._paths(item)]
+            except DataError as error:
+                self.problems.append(Problem(number, "missing file", str(error)))
+                continue
+            digest.update(json.dumps([vars(item), *sizes]).encode())
+            self.items.append(item)
+        if not self.items:
+            raise DataError(f"{shown(str(root))} has no usable image ({len(self.problems)} have problems)")
+        self.most_background = max(item.num_background for item in self.items)
+        self.fingerprint = digest.hexdigest()
+
+    def _item(self, number: int, row: Mapping[str, Any]) -> BirdImage:
+        label, objects = row.get("class_idx"), row.get("bg_objects", "")
+        if not isinstance(label, int) or not 0 <= label < len(self.class_parts) or not isinstance(objects, str):
+            raise DataError(f"class_idx is {shown(str(label))} and bg_objects {shown(str(objects))}")
+        count = sum(1 for name in objects.split(",") if name)
+        return BirdImage(number, f"{label}/{number - 1:06d}", label, count)
+
+    def _paths(self, item: BirdImage) -> list[Path]:
+        """Image, part map, interventions in the order of `KEPT`, and without each background object."""
+        folder = self.root / "test_interventions" / item.image
+        return [
+            self.root / "test" / f"{item.image}.png",
+            self.root / "test_part_map" / f"{item.image}.png",
+            *(folder / f"body_{'_'.join(sorted(kept))}.png" for kept in KEPT),
+            *(folder / "background_interventions" / f"{b}.png" for b in range(item.num_background)),
+        ]
+
+    def load(self, item: BirdImage, preprocess: Preprocess) -> Case:
+        """Load an item with all its interventions."""
+        paths = self._paths(item)
+        try:
+            image, part_map, *interventions = (load_image(path) for path in paths)
+            digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).digest()
+        except (MediaError, OSError) as error:
+            raise DataError(str(error)) from error
+        if part_map.size != (SIZE, SIZE):
+            raise DataError(f"{paths[1]} has {part_map.width} x {part_map.height} pixels; {SIZE} x {SIZE} are expected")
+        size = (preprocess.size, preprocess.size)
+        pixels, *others = (preprocess(i.resize(size, Image.Resampling.NEAREST)) for i in (image, *interventions))
+        pair = fb.contrasting_classes(self.class_parts, item.label)
+        prompts = [item.label, None, *(pair or (item.label, item.label))]
+        truth = {
+            "label": np.array(item.label),
+            "prompts": np.array([-1 if index is None else index for index in prompts]),
+            "part_map": np.asarray(part_map),
+            "interventions": torch.stack(others).numpy(),
+        }
+        return Case(pixels, [ClassPrompt(index) for index in prompts], truth, digest)
+
+    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+        """Logits of the image and its interventions, and the importances by each method."""
+        logits = encoder.logits(case.pixels[None]).numpy()[0]
+        interventions = torch.from_numpy(case.truth["interventions"])
+        changed = torch.cat([encoder.logits(part) for part in interventions.split(BATCH)]).numpy()
+        background = np.full((self.most_background, len(logits)), np.nan, dtype=np.float32)
+        background[: len(changed) - len(KEPT)] = changed[len(KEPT) :]
+        prompts = case.truth["prompts"].copy()
+        prompts[prompts < 0] = logits.argmax()
+        measured = {
+            "label": case.truth["label"],
+            "class_parts": self.class_parts,
+            "logits": logits,
+            "kept": changed[: len(KEPT)],
+            "background": background,
+            "prompts": prompts,
+        }
+        for name, raw in maps.items():
+            large = F.interpolate(torch.from_numpy(raw)[:, None], (SIZE, SIZE), mode="nearest")[:, 0].numpy()
+            objects = np.full((len(raw), self.most_background), np.nan)
+            count = len(changed) - len(KEPT)
+            objects[:, :count] = fb.background_importances(large, case.truth["part_map"], count)
+            measured[f"parts {name}"] = fb.part_importances(large, case.truth["part_map"])
+            measured[f"objects {name}"] = objects
+            measured[f"total {name}"] = large.sum((1, 2), dtype=np.float64)
+        return measured
+
+    @classmethod
+    def _birds(cls, measures: Measures, method: str) -> list[fb.Bird]:
+        names = (
+            "label",
+            "logits",
+            "kept",
+            "background",
+            "prompts",
+            f"parts {method}",
+            f"objects {method}",
+            f"total {method}",
+        )
+        birds = []
+        for values in zip(*(measures.take(name) for name in names), strict=True):
+            label, logits, kept, background, prompts, parts, objects, total = values
+            known = ~np.isnan(background[:, 0])
+            # of the other classes nothing is asked
+            importance = np.full((len(logits), len(fb.PARTS)), np.nan)
+            object_importance, totals = np.full((len(logits), int(known.sum())), np.nan), np.full(len(logits), np.nan)
+            importance[prompts], object_importance[prompts], totals[prompts] = parts, objects[:, known], total
+            without = {frozenset(fb.PARTS) - own: values for own, values in zip(KEPT, kept, strict=True)}
+            birds.append(fb.Bird(int(label), logits, without, background[known], importance, object_importance, totals))
+        return birds
+
+    @classmethod
+    def summarize(cls, measures: Measures) -> list[Row]:
+        """A row for each method."""
+        if not len(measures):
+            raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
+        parts = measures.take("class_parts", np.array([0]))[0]
+        return [Row(m, {}, fb.funnybirds_figures(cls._birds(measures, m), parts)) for m in measures.methods]
+
+    @classmethod
+    def resampler(cls, measures: Measures, row: Row) -> Resampler:
+        """Means over images at the threshold of all of them."""
+        class_parts, threshold = measures.take("class_parts", np.array([0]))[0], row.figures["threshold"]
+        sets, birds = fb.minimal_sufficient_sets(class_parts), cls._birds(measures, row.method)
+        values = {
+            "accuracy": [float(bird.is_correct) for bird in birds],
+            "background_independence": [fb.background_independence([bird]) for bird in birds],
+            "csdc": [fb.csdc([bird], sets, threshold) for bird in birds],
+            "preservation_check": [fb.preservation_check([bird], threshold) for bird in birds],
+            "deletion_check": [fb.deletion_check([bird], threshold) for bird in birds],
+            "distractibility": [fb.distractibility([bird], threshold) for bird in birds],
+            "single_deletion": [fb.single_deletion([bird]) for bird in birds],
+            "target_sensitivity": [fb.target_sensitivity([bird], class_parts) for bird in birds],
+        }
+        counts = {name: np.isfinite(value).astype(float) for name, value in values.items()}
+        counts["background_independence"] *= [len(bird.without_background) for bird in birds]  # of all objects
+
+        def figures(weights: Array) -> dict[str, Array]:
+            found = {}
+            for name, value in values.items():
+                own = weights * counts[name]
+                total = own.sum(axis=1)
+                mean = own @ np.nan_to_num(value)
+                found[name] = np.divide(mean, total, out=np.full(len(weights), np.nan), where=total > 0)
+            return found
+
+        return figures
