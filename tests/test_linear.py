@@ -1,4 +1,4 @@
-"""Products by oneDNN against matmul by torch."""
+"""Matmuls by oneDNN against those by torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avgrad.engine import linear as linear_module
 from avgrad.engine.linear import linear
 
 
@@ -28,6 +29,18 @@ def test_products_agree(enabled: bool, dtype: torch.dtype) -> None:
                     assert actual.dtype == dtype
                     expected = F.linear(*(None if t is None else t.double() for t in arguments))  # type: ignore[arg-type]
                     torch.testing.assert_close(actual, expected.to(dtype), rtol=tolerance, atol=1e-5)
+
+
+def test_a_private_operator_that_changed_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> Tensor:
+        raise AttributeError("no such operator")
+
+    def other(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return 2 * F.linear(x, weight, bias)
+
+    for changed in (missing, other):
+        monkeypatch.setattr(linear_module, "_product", changed)
+        assert not linear_module._has_onednn()
 
 
 def test_gradients_flow() -> None:

@@ -1,4 +1,4 @@
-"""Products of activations with weights, by the fastest library that torch has on board."""
+"""Matmuls of activations with weights, by the fastest library that torch has on board."""
 
 from __future__ import annotations
 
@@ -8,11 +8,26 @@ from torch import Tensor
 
 # On x86 processors torch hands float32 matmul to MKL, slow on those that are not Intel's (see docs/performance.md).
 # oneDNN, which torch has on board for its convolutions, uses AVX-512 wherever there is any.
-_ONEDNN = (
-    torch.backends.mkldnn.is_available()
-    and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
+_AVX512 = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return product
+
+
+def _has_onednn() -> bool:
+    """Whether this release of torch has the operator, with this meaning: it is private, so it is tried once."""
+    if not _AVX512:
+        return False
+    x, weight, bias = (torch.linspace(-1, 1, n).view(shape) for n, shape in ((6, (2, 3)), (12, (4, 3)), (4, (4,))))
+    try:
+        return torch.allclose(_product(x, weight, bias), F.linear(x, weight, bias), rtol=1e-5, atol=1e-6)
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError):
+        return False
+
+
+_ONEDNN = _has_onednn()
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
@@ -21,7 +36,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()  # which cannot lower this product
+        and not torch.compiler.is_compiling()  # which cannot lower this operator
         and bool(torch.backends.mkldnn.enabled)
         and (weight.is_contiguous() or weight.T.is_contiguous())  # any other takes a thousand times as long
     )
@@ -42,8 +57,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         `[..., out]`.
     """
     if _by_onednn(x, weight):
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return product
+        return _product(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
