@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,19 @@ def test_clip(clip: tuple[str, Any]) -> None:
     torch.testing.assert_close(model.encode_text(texts), _normalized(torch.cat(alone)), rtol=0, atol=1e-5)
 
 
+def test_copies_are_independent(clip: tuple[str, Any]) -> None:
+    model: Any = load(clip[0])
+    pixels = model.pixels(IMAGE)[None]
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(copied.encode_image(pixels), model.encode_image(pixels))
+        assert torch.equal(copied.encode_text(["a dog"]), model.encode_text(["a dog"]))
+        copied.model.vision_model.encoder.layers[0].mlp.fc1.weight.mul_(2)
+        with torch.no_grad():
+            expected = copied.model.get_image_features(pixels).pooler_output
+        torch.testing.assert_close(copied.encode_image(pixels), _normalized(expected), rtol=0, atol=1e-5)
+        assert not torch.allclose(copied.encode_image(pixels), model.encode_image(pixels), rtol=0, atol=1e-3)
+
+
 def test_localizer(clip: tuple[str, Any]) -> None:
     localizer = Localizer(clip[0])
     localizer.set_image(IMAGE)
@@ -161,6 +176,7 @@ def test_a_classifiers_prompts_are_its_classes(tmp_path: Path) -> None:
         loaded.encode_text(["sirene"])
     with pytest.raises(PromptError, match="has no class 3: its classes are 0 to 2"):
         loaded.encode_text(["3"])
+    assert torch.equal(copy.deepcopy(loaded).encode_text(["siren"]), loaded.encode_text(["siren"]))
     # the features, by the rows, are the logits without their biases
     pixels = loaded.pixels(IMAGE)[None]
     with torch.no_grad():

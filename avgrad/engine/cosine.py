@@ -21,7 +21,7 @@ def cosine(view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int]
     Where the model pools by attention, the pooler looks at each patch alone: its attention to it is 1, so that what
     comes out is that patch's value, projected.
 
-    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored here.
+    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored.
 
     Returns:
         `[B, P, 1, patches]`, at least float32, in [-1, 1].

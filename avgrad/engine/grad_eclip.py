@@ -29,7 +29,7 @@ def grad_eclip(
     maps of several layers. Here the model stays as it is, query and key, all heads side by side, are compared as they
     are, the layer is the last of `layers`, and s is the model's own score.
 
-    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored here.
+    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored.
 
     Returns:
         `[B, P, 1, patches]`, at least float32, 0 or more.

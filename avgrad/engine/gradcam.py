@@ -41,7 +41,7 @@ def gradcam(
     depth. Over every layer (Table 7) the raw maps are summed as LeGrad's are, which is their mean but for a factor.
     In the last layer of a model with a class token only that token has a gradient: without it the map is 0 there.
 
-    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored here, since s is the model's own.
+    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored, since s is the model's own.
         class_token: count the gradients of the class token (and other prefix tokens) among those averaged.
         every_layer: a map of each of `layers`, not of one.
 

@@ -153,7 +153,7 @@ def propagate(
         conserving: by the conserving rules, or those of the published baselines.
 
     Returns:
-        Relevance of the first block's input, `[B, P, n, d]`; with `stop` 0 or more, nothing that has a meaning.
+        Relevance of the first block's input, `[B, P, n, d]`; with `stop` 0 or more, undefined values.
 
     Raises:
         UnsupportedModelError: the model pools by attention, or has blocks for which the paper has no rules.

@@ -109,8 +109,8 @@ class Norm(Part):
             else:
                 variance, mean = torch.var_mean(wide, -1, correction=0, keepdim=True)
             rstd = (variance + self.eps(x.dtype)).rsqrt()
-        centered = x if self.kind == "rms" or mean is None else x - mean
-        return NormCache((centered * rstd).to(x.dtype), rstd if rows is None else rstd.clone())
+        normalized = x * rstd if self.kind == "rms" or mean is None else (x - mean).mul_(rstd)
+        return NormCache(normalized.to(x.dtype), rstd if rows is None else rstd.clone())
 
     def pull(self, cache: NormCache, g: Tensor) -> Tensor:
         """Gradient of the input from that of the output.

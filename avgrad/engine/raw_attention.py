@@ -22,7 +22,7 @@ def raw_attention(
     Where the model pools by attention, it is the pooler's attention to that layer's output, as the model itself lets it
     look: behind the final LayerNorm, if that comes before the pooler.
 
-    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored here.
+    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored.
 
     Returns:
         `[B, P, 1, patches]`, at least float32, in [0, 1], the same for every prompt.

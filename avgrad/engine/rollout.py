@@ -23,7 +23,7 @@ def rollout(view: ViTView, pixels: Tensor, prompts: Tensor, layers: Sequence[int
     pools by the mean; where it pools by attention, the pooler's own attention, heads averaged and without an identity,
     times the product).
 
-    Args: as `avgrad.engine.legrad.legrad`; only `layers` are multiplied; `pooling` is ignored here.
+    Args: as `avgrad.engine.legrad.legrad`; only `layers` are multiplied; `pooling` is ignored.
 
     Returns:
         `[B, P, 1, patches]`, at least float32, in [0, 1], the same for every prompt.

@@ -116,7 +116,7 @@ def textspan(
     biases out evenly among all terms, which adds the same to every patch; here they stay apart. Its segmentation also
     takes the mean over all classes of a data set off each map, and one prompt has none.
 
-    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored here, since the score is the model's own.
+    Args: as `avgrad.engine.legrad.legrad`; `pooling` is ignored, since the score is the model's own.
 
     Returns:
         `[B, P, L, patches]`, at least float32, of either sign. The method's map is their sum over layers.

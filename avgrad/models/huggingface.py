@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avgrad.encoders.image import CLIP_MEAN, CLIP_STD, Preprocess
+from avgrad.engine.parts import Linear
 from avgrad.engine.view import ViTView
 from avgrad.errors import CheckpointError, PromptError, UnsupportedModelError
 from avgrad.models.checkpoints import not_loaded
@@ -63,7 +64,7 @@ class HuggingFace:
         self.preprocess = _preprocess(image_processor, self.vision, name)
         names = list(getattr(model.config, "id2label", {}).values())
         named = names and names != [f"LABEL_{index}" for index in range(len(names))]
-        self._rows = classifier_rows(model)
+        self._rows = _rows(model, name)
         self._labels = None if self._rows is None else Labels(name, len(self._rows()), names if named else None)
         if self.vision.pooler is not None and self._encodes_text:
             self.vision = replace(self.vision, empty_prompt=self.encode_text([EMPTY_PROMPT])[0])
@@ -207,21 +208,24 @@ def _check_report(model: Any, report: dict[str, Any], name: str) -> None:
         raise CheckpointError(f"the weights of {name} lack {wrong[0]}; a complete checkpoint is expected")
 
 
-def classifier_rows(model: nn.Module) -> Callable[[], Tensor] | None:
-    """Gives the rows `[classes, D]` by which a classifier scores its features; None for a model that is none."""
-    heads = [getattr(model, name, None) for name in ("classifier", "cls_classifier", "distillation_classifier")]
-    layers = [head for head in heads if isinstance(head, nn.Linear)]
-    return _Rows(layers) if layers else None
-
-
 class _Rows:
-    """The weights of linear layers side by side."""
+    """The rows `[classes, D]` by which a classifier scores its features: its weight, or those of two side by side."""
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+    def __init__(self, layers: Sequence[Linear]) -> None:
         self.layers = layers
 
     def __call__(self) -> Tensor:
         return torch.cat([layer.weight for layer in self.layers], dim=1)
+
+
+def _rows(model: nn.Module, name: str) -> _Rows | None:
+    """The rows of a classifier; None for a model that is none."""
+    heads = [getattr(model, key, None) for key in ("classifier", "cls_classifier", "distillation_classifier")]
+    try:
+        layers = [Linear(head) for head in heads if isinstance(head, nn.Module) and type(head) is not nn.Identity]
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{name} cannot be explained: {error}") from None
+    return _Rows(layers) if layers else None
 
 
 def _preprocess(processor: Any, view: ViTView, name: str) -> Preprocess:

@@ -37,7 +37,7 @@ def _trunk(vision: Any, head: Head, **options: Any) -> ViTView:
         expect(layer.mlp, *MLPS)
     embeddings = vision.embeddings
     return ViTView(
-        embed=Embed(embeddings, vision.pre_layrnorm, True, pair(embeddings.image_size)),
+        embed=Embed(embeddings, pair(embeddings.image_size), vision.pre_layrnorm),
         blocks=[clip_block(layer) for layer in vision.encoder.layers],
         head=head,
         patch_size=embeddings.patch_size,

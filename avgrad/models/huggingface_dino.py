@@ -73,7 +73,7 @@ def dinov2_view(model: Any, name: str) -> ViTView:
     height, width = pair(patches.patch_size)
     norm = Norm(trunk.layernorm)
     view = ViTView(
-        embed=Embed(trunk.embeddings, None, False, pair(patches.image_size)),
+        embed=Embed(trunk.embeddings),
         blocks=[_block(layer) for layer in trunk.encoder.layer],
         head=Head(norm) if classifier is None else Head(norm, cosine=False, num_pooled=2),
         patch_size=height if height == width else (height, width),
@@ -94,7 +94,7 @@ def dinov3_view(model: Any, name: str) -> ViTView:
     size = pair(model.config.patch_size)
     rotary = Rotary(expect(model.rope_embeddings, "DINOv3ViTRopePositionEmbedding"), size)
     view = ViTView(
-        embed=Embed(model.embeddings, None, False, pair(model.config.image_size)),
+        embed=Embed(model.embeddings),
         blocks=[_block(layer, rotary) for layer in model.model.layer],
         head=Head(Norm(model.norm)),
         patch_size=size[0] if size[0] == size[1] else size,

@@ -106,19 +106,18 @@ class Embed:
 
     Args:
         embeddings: the library's module.
+        size: height and width that its positions are learned for, where `interpolate_pos_encoding` asks it to resample
+            them for others; None where it resamples them by itself, or has none.
         norm: a module behind it, or None.
-        interpolates: whether it takes `interpolate_pos_encoding`; otherwise it resamples positions by itself, or has
-            none.
-        size: the image size that the positions are learned for, in pixels, rows first.
     """
 
     def __init__(
-        self, embeddings: nn.Module, norm: nn.Module | None, interpolates: bool, size: tuple[int, int]
+        self, embeddings: nn.Module, size: tuple[int, int] | None = None, norm: nn.Module | None = None
     ) -> None:
-        self.embeddings, self.norm, self.interpolates, self.size = embeddings, norm, interpolates, size
+        self.embeddings, self.size, self.norm = embeddings, size, norm
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        options = {"interpolate_pos_encoding": tuple(pixels.shape[-2:]) != self.size} if self.interpolates else {}
+        options = {} if self.size is None else {"interpolate_pos_encoding": tuple(pixels.shape[-2:]) != self.size}
         tokens: Tensor = self.embeddings(pixels, **options)
         return tokens if self.norm is None else self.norm(tokens)
 

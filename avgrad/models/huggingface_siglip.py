@@ -54,7 +54,7 @@ def _trunk(vision: Any, **options: Any) -> ViTView:
     embeddings = expect(vision.embeddings, "SiglipVisionEmbeddings", "Siglip2VisionEmbeddings")
     naflex = type(embeddings).__name__ == "Siglip2VisionEmbeddings"
     return ViTView(
-        embed=NaflexEmbed(embeddings) if naflex else Embed(embeddings, None, True, pair(embeddings.image_size)),
+        embed=NaflexEmbed(embeddings) if naflex else Embed(embeddings, pair(embeddings.image_size)),
         blocks=[clip_block(layer) for layer in vision.encoder.layers],
         patch_size=embeddings.patch_size,
         num_prefix_tokens=0,

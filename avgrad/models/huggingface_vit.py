@@ -67,7 +67,7 @@ def _trunk(trunk: Any, **options: Any) -> ViTView:
     patches, beit = embeddings.patch_embeddings, type(trunk).__name__ == "BeitModel"
     height, width = pair(patches.patch_size)
     return ViTView(
-        embed=Embed(embeddings, None, not beit, pair(patches.image_size)),
+        embed=Embed(embeddings, None if beit else pair(patches.image_size)),
         blocks=[_block(layer, getattr(trunk, "shared_position_bias", None)) for layer in trunk.layers],
         patch_size=height if height == width else (height, width),
         num_prefix_tokens=2 if type(trunk).__name__ == "DeiTModel" else 1,

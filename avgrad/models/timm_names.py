@@ -25,11 +25,11 @@ MODULES = (
 )
 
 _WINDOWS = "it attends within windows, so no attention matrix spans all patches"
-_SCALES = "its tokens are pooled between stages, so no attention matrix spans all patches in every block"
+_SCALES = "its stages are of several resolutions, so no single grid of patches runs through all blocks"
 _CHANNELS = "its attention is between channels, not between patches"
 _LINEAR = "its attention is linear: no attention matrix is computed"
 _NO_ATTENTION = "it has no attention between patches"
-_MERGED = "its patches are merged for a language model, and no image embedding is computed of them"
+_LANGUAGE = "it is the image encoder of a language model, whose parts are not known here"
 
 # Why the transformers of timm's other modules have no single attention matrix over all patches.
 REASONS = {
@@ -39,7 +39,7 @@ REASONS = {
     "crossvit": "its patches are of two scales, in two branches",
     "csatv2": _SCALES,
     "davit": _WINDOWS,
-    "deepseek_vit": _MERGED,
+    "deepseek_vit": _LANGUAGE,
     "edgenext": _CHANNELS,
     "efficientformer": _SCALES,
     "efficientformer_v2": _SCALES,
@@ -49,7 +49,7 @@ REASONS = {
     "fastvit": _SCALES,
     "focalnet": _NO_ATTENTION,
     "gcvit": _WINDOWS,
-    "gemma4_vit": _MERGED,
+    "gemma4_vit": _LANGUAGE,
     "hiera": _SCALES,
     "hieradet_sam2": _WINDOWS,
     "iformer": _SCALES,
@@ -65,7 +65,7 @@ REASONS = {
     "nextvit": _SCALES,
     "pit": _SCALES,
     "pvt_v2": _SCALES,
-    "qwen3_vit": _MERGED,
+    "qwen3_vit": _LANGUAGE,
     "sequencer": _NO_ATTENTION,
     "shvit": _SCALES,
     "swiftformer": _SCALES,
@@ -77,7 +77,7 @@ REASONS = {
     "twins": _WINDOWS,
     "vision_transformer_sam": _WINDOWS,
     "visformer": _SCALES,
-    "volo": "its outlook attention spans the neighbourhood of a patch only",
+    "volo": "its outlook attention spans the neighborhood of a patch only",
     "xcit": _CHANNELS,
 }
 _OTHER = "it is not a vision transformer"

@@ -30,7 +30,7 @@ class Rotary:
 
     Attributes:
         rope: timm's module, which all blocks share.
-        half: rotate halves of a head's width instead of neighbouring pairs.
+        half: rotate halves of a head's width instead of neighboring pairs.
         num_prefix_tokens: tokens in front, which are not rotated.
         block: number of the block, where each has frequencies of its own ("mixed" RoPE); None where not.
     """

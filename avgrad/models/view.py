@@ -1,4 +1,4 @@
-"""The view of a vision transformer that the user built himself: `avgrad.view`.
+"""The view of a vision transformer that was built elsewhere: `avgrad.view`.
 
 A family of modules registers itself with `@views` in a file of this folder, under the qualified names of the classes
 that it knows, so that no library is imported before a module of it is given.
