@@ -77,6 +77,7 @@ def test_command(tmp_path: Path) -> None:
     assert "prompted_segmentation.csv" in wrong.output
 
 
+@pytest.mark.slow
 def test_scenes_by_every_method() -> None:
     from avgrad import load
 

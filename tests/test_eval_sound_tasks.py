@@ -182,7 +182,8 @@ def test_negative_sounds(tmp_path: Path) -> None:
     assert row["f_auc"] == pytest.approx(ss.harmonic_mean(row["auc"], row["auc_negative"]), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["vggss", pytest.param("is3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["vggss", "is3"])
+@pytest.mark.slow
 def test_two_processes_and_resuming_give_the_bits_of_one(name: str, tmp_path: Path) -> None:
     data = WRITERS[name](tmp_path / "data", 6)
     finish(data, tmp_path / "one", task=name)

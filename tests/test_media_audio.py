@@ -360,7 +360,10 @@ print(after - before, duration)
 """
 
 
-@pytest.mark.parametrize("name", ["flac", "mp3", "adts"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mp3", "adts")]
+
+
+@pytest.mark.parametrize("name", ["flac", *SLOW])
 def test_hour_in_little_memory(name: str, tmp_path: Path) -> None:
     rate, minute = 8000, tones(60, 8000, 1)
     for path, minutes in ((long := tmp_path / "long", 60), (short := tmp_path / "short", 1)):

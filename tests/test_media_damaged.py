@@ -15,6 +15,7 @@ from test_media_image import gradient, save
 
 ROOT = Path(__file__).parents[1]
 DAMAGES_PER_FORMAT = 16
+pytestmark = pytest.mark.slow
 SLOWEST_SECONDS = 5.0  # of processor time: other programs do not count
 
 # A decoder that crashes takes its process with it, so the damaged files are opened in one of their own.

@@ -116,6 +116,7 @@ def test_other_models(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len(document["notes"]) == 1 and document["notes"][0] in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_bfloat16_backward(tmp_path: Path) -> None:
     document = run(tmp_path, "--prompts", "1", "--methods", "legrad,legrad (bfloat16 backward)")
     exact, low = (row for row in document["rows"] if row["kind"] == "method")

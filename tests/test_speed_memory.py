@@ -47,6 +47,7 @@ def test_known_allocation(mebibytes: int) -> None:
     assert memory["code"] < 3 * 2**20
 
 
+@pytest.mark.slow
 def test_a_row_of_many_prompts() -> None:
     """A further prompt pays for what is kept of the image."""
     plain, further = (

@@ -57,6 +57,7 @@ def test_killed_and_resumed_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
     assert model.encode_text(["a dog", "zebra crossing"]).shape == (2, 128)
 
 
+@pytest.mark.slow
 def test_the_bundled_model_finds_objects() -> None:
     """Figures of 100 scenes that training never drew; `python -m eval.scenes` measures more closely."""
     model = avgrad.load("mini")
