@@ -51,7 +51,9 @@ def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield server
         for path in server.written[before:]:
             assert server.temporary in (path, *path.parents) or path == Path(os.devnull), "a visit left a file behind"
-        left = [path for path in server.temporary.rglob("*") if path.is_file()]
+        # torch 2.6 writes a module of its own there, once
+        own = "_remote_module_non_scriptable.py"
+        left = [path for path in server.temporary.rglob("*") if path.is_file() and path.name != own]
         assert not left, "a visit left a temporary file behind"
 
 

@@ -42,8 +42,10 @@ def test_maps_are_upsampled_as_the_originals_do(values: dict[str, Array]) -> Non
         ("slavc", "b_slavc_av_low7", "b_slavc_up_bicubic_ac_item0", "b_slavc_up_bicubic_ac_row100"),
     ):
         large = ss.upsample(values[maps], ss.RULES[rule])
-        close(large[0], values[first], 1e-5)
-        close(large[:, 100], values[rows], 1e-5)
+        # rounding in float32 grows with the values, here up to 1 / tau, and differs between releases of torch
+        tolerance = max(1e-5, 2e-6 * float(np.abs(values[rows]).max()))
+        close(large[0], values[first], tolerance)
+        close(large[:, 100], values[rows], tolerance)
     duet = ss.upsample(values["e_duet_low7"].reshape(-1, 7, 7), ss.RULES["avgn"])
     close(duet[:, 100].reshape(-1, 2, 224), values["e_duet_up_bicubic_noac_row100"], 1e-5)
 
