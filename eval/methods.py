@@ -97,7 +97,7 @@ def attribute_all(
         `[B, P, gh, gw]`.
 
     Raises:
-        ValueError: as `avgrad.attribute`.
+        InputError: as `avgrad.attribute`.
     """
     group = images_at_once(view, pixels)
     if len(pixels) > group:  # "legrad" would split them itself, and the others see its last images alone

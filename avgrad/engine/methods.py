@@ -8,7 +8,7 @@ import operator
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 from typing import Any, Literal, TypeVar
 
@@ -90,6 +90,7 @@ def method(
     return register
 
 
+@cache
 def register_all() -> None:
     """Imports the files of this folder, whose methods register themselves: LeGrad first, the others by name."""
     import avgrad.engine
