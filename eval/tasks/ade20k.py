@@ -296,7 +296,7 @@ class Ade20k(Task):
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Exact but for average precision, which comes from binned scores (`eval.metrics.resampling`)."""
-        _, images = np.unique(measures.field("image"), return_inverse=True)
+        images, _ = measures.groups("image")
         members = cls._members(measures)
         variant = row.variant["timing"], row.variant["normalization"]
         load = cls._loader(measures, row.method, *variant)  # type: ignore[arg-type]
