@@ -14,14 +14,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from avgrad.encoders.image import Preprocess
 from avgrad.errors import MediaError
 from avgrad.media import load_image
 from eval.encoder import ClassPrompt, Encoder
 from eval.metrics.perturbation import STEPS, hits, perturbation_figures, remove_pixels
 from eval.reading import file_size, shown
 from eval.store import Measures
-from eval.task import Array, Case, DataError, Item, Problem, Resampler, Row, Task, task
+from eval.task import Array, Case, DataError, Inputs, Item, Problem, Resampler, Row, Task, task
 
 CLASSES = ("predicted", "target")  # whose map ranks the pixels
 TESTS = ("positive", "negative")  # the most, or the least relevant pixels first
@@ -84,7 +83,7 @@ class Perturbation(Task):
             raise DataError(f"{shown(str(root))} holds no image; {self.layout} is expected")
         self.fingerprint = digest.hexdigest()
 
-    def load(self, item: LabeledImage, preprocess: Preprocess) -> Case:
+    def load(self, item: LabeledImage, inputs: Inputs) -> Case:
         """Load an image, resized to a square as in the original."""
         path = self.root / item.image
         try:
@@ -92,8 +91,8 @@ class Perturbation(Task):
             digest = hashlib.sha256(path.read_bytes()).digest()
         except (MediaError, OSError) as error:
             raise DataError(str(error)) from error
-        truth = {"label": np.array(item.label), "mean": np.array(preprocess.mean), "std": np.array(preprocess.std)}
-        return Case(preprocess(square), [ClassPrompt(None), ClassPrompt(item.label)], truth, digest)
+        truth = {"label": np.array(item.label), "mean": np.array(inputs.image.mean), "std": np.array(inputs.image.std)}
+        return Case(inputs.image(square), [ClassPrompt(None), ClassPrompt(item.label)], truth, digest)
 
     def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
         """Whether the label is predicted: for the whole image, and for each method, class, test and step."""
