@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from avgrad.errors import MediaError
 from avgrad.media import load_image, open_audio
 from eval.encoder import Encoder
 from eval.metrics import sound_source as ss
-from eval.reading import checked_name, file_size, is_text, shown
+from eval.reading import check_rows, checked_name, is_text, shown
 from eval.store import Measures
-from eval.task import Array, Case, DataError, Example, Problem, Resampler, Row, Task
+from eval.task import Array, Case, DataError, Example, Resampler, Row, Task
 from eval.task import Item as BaseItem
 
 NUM_EXAMPLES = 8
@@ -75,28 +74,12 @@ class SoundSource(Task):
 
     def __init__(self, root: str | Path, limit: int | None = None) -> None:
         self.root = Path(root)
-        self.items, self.problems, self.num_rows = [], [], 0
-        digest = hashlib.sha256()
-        for number, row in enumerate(self.rows(), start=1):
-            self.num_rows += 1
-            try:
-                item = self.item(number, row)
-            except DataError as error:
-                self.problems.append(Problem(number, "unreadable row", str(error)))
-                continue
-            try:
-                sizes = [file_size(self.root / name) for name in (item.file, item.audio)]
-            except DataError as error:
-                self.problems.append(Problem(number, "missing file", str(error)))
-                continue
-            digest.update(json.dumps([vars(item), *sizes]).encode())
-            self.items.append(item)
-            if limit is not None and len(self.items) == limit:
-                break
-        if not self.items:
-            first = f", the first in {self.problems[0]}" if self.problems else ""
-            raise DataError(f"{root} has no usable item of {self.name} ({len(self.problems)} have problems{first})")
-        self.fingerprint = digest.hexdigest()
+        self.items, self.problems, self.num_rows, self.fingerprint = check_rows(
+            self.name, self.root, enumerate(self.rows(), start=1), self.item, self._paths, limit
+        )
+
+    def _paths(self, item: SoundItem) -> list[Path]:
+        return [self.root / name for name in (item.file, item.audio)]
 
     @abstractmethod
     def rows(self) -> Sequence[Any]:
@@ -116,7 +99,7 @@ class SoundSource(Task):
 
     def load(self, item: SoundItem, preprocess: Preprocess) -> Case:
         """Load an item: the image resized to a square and the clips of its sound."""
-        paths = [self.root / name for name in (item.file, item.audio)]
+        paths = self._paths(item)
         try:
             square = self._square(item, preprocess.resampling)
             with open_audio(paths[1]) as audio:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from eval.store import Measures
 
 Array = np.ndarray[Any, np.dtype[Any]]
-ProblemKind = Literal["missing file", "unreadable row", "unreadable file", "no pixels", "class without pixels"]
+ProblemKind = Literal[
+    "missing file", "unreadable row", "duplicate row", "unreadable file", "no pixels", "class without pixels"
+]
 Class = TypeVar("Class", bound="type[Task]")
 # (weights of images [R, n], 0 for those left out) -> each figure [R]
 Resampler = Callable[[Array], Mapping[str, Array]]

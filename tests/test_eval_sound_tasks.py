@@ -133,7 +133,7 @@ def test_bad_data_are_reported(tmp_path: Path) -> None:
         ("vggss", "metadata/vggss.json", None, "does not exist; `python -m eval list` shows the expected layout"),
         ("vggss", "metadata/vggss.json", b"{}", "is not a JSON list of objects"),
         ("vggss", "metadata/vggss.json", b"[", "a JSON list is expected"),
-        ("vggss", "metadata/vggss_test.csv", b"", "has no usable item of vggss"),
+        ("vggss", "metadata/vggss_test.csv", b"", "has no usable row for vggss"),
         ("flickr-soundnet", "Annotations/10000000000.xml", b"<root>", "XML is expected"),
         ("is3", "metadata/synthetic3240_bbox.json", b'[{"image": 3}]', "image is '3'; a file's name is expected"),
     ],

@@ -37,7 +37,7 @@ from eval.metrics.prompted_segmentation import (
     score_class,
 )
 from eval.metrics.resampling import ClassCounts, mean_over_classes
-from eval.reading import as_stored, checked_name, file_size, is_text, read_table, shown
+from eval.reading import as_stored, check_rows, checked_name, is_text, need_columns, read_table, shown
 from eval.runner import cpu_threads
 from eval.store import Measures, unpack_masks
 from eval.task import Array, Case, DataError, Example, Item, Problem, Published, Resampler, Row, Task, task
@@ -115,40 +115,16 @@ class Ade20k(Task):
             raise DataError(f"{shown(str(table))} cannot be read ({error}); a CSV table is expected") from None
         columns, rows = read_table(table, content)
         column = self.prompt_column
-        needed = ["image_location", "ade_class_id", column, *(["timing"] if "advanced" in self.timings else [])]
-        missing = [name for name in needed if name not in columns]
-        if missing:
-            raise DataError(f"{table} has no column {missing[0]}; the columns {', '.join(needed)} are expected")
-
-        items: list[Ade20kItem] = []
-        self.problems = []
-        self.num_rows = 0
-        digest = hashlib.sha256(content)
-        for number, row in enumerate(rows, start=1):
-            if row[column] in _EMPTY or _number(row["ade_class_id"]) == 0:
-                continue
-            self.num_rows += 1
-            try:
-                item = self._item(number, row)
-            except DataError as error:
-                self.problems.append(Problem(number, "unreadable row", str(error)))
-                continue
-            try:
-                sizes = [file_size(path) for path in self._paths(item)]
-            except DataError as error:
-                self.problems.append(Problem(number, "missing file", str(error)))
-                continue
-            digest.update(json.dumps([number, *sizes]).encode())
-            items.append(item)
-            if limit is not None and len(items) == limit:
-                break
-        if not items:
-            first = f", the first in {self.problems[0]}" if self.problems else ""
-            raise DataError(
-                f"{table} has no usable row for {self.name} ({len(self.problems)} have problems{first}); rows "
-                f"with {column} and an ade_class_id other than 0 are expected"
-            )
-        self.items, self.fingerprint = items, digest.hexdigest()
+        timing = ["timing"] if "advanced" in self.timings else []
+        need_columns(table, columns, ["image_location", "ade_class_id", column, *timing])
+        own = (
+            (number, row)
+            for number, row in enumerate(rows, start=1)
+            if row[column] not in _EMPTY and _number(row["ade_class_id"]) != 0
+        )
+        self.items, self.problems, self.num_rows, self.fingerprint = check_rows(
+            self.name, table, own, self._item, self._paths, limit, keep_duplicates=True
+        )
 
     def _item(self, number: int, row: Mapping[str, str]) -> Ade20kItem:
         column = self.prompt_column

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from avgrad.errors import MediaError
 from avgrad.media import load_image, open_audio
 from eval.encoder import Encoder
 from eval.metrics.avsbench import THRESHOLDS, f_curve, f_score, f_score_as_published, frame_iou
-from eval.reading import as_stored, checked_name, file_size, read_bytes, read_table
+from eval.reading import as_stored, check_rows, checked_name, need_columns, read_bytes, read_table
 from eval.store import Measures, unpack_masks
-from eval.task import Array, Case, DataError, Example, Item, Problem, Published, Resampler, Row, Task, task
+from eval.task import Array, Case, DataError, Example, Item, Published, Resampler, Row, Task, task
 
 NUM_FRAMES = 5  # of a video, one per second
 NUM_EXAMPLES = 8
@@ -68,34 +67,24 @@ class AvsBench(Task):
         self.root = Path(root)
         table = self.root / self.table
         columns, rows = read_table(table, read_bytes(table))
-        missing = [name for name in ("split", *self.needed) if name not in columns]
-        if missing:
-            raise DataError(f"{table} has no column {missing[0]}")
-        self.items, self.problems, self.num_rows = [], [], 0
-        digest = hashlib.sha256()
-        for number, row in enumerate(rows, start=1):
-            if row["split"] != "test":
-                continue
-            for frame in range(1, NUM_FRAMES + 1):
-                if len(self.items) == limit:
-                    break
-                self.num_rows += 1
-                try:
-                    item = self.item(number, frame, checked_name(columns[0], row[columns[0]].strip()), row)
-                except DataError as error:
-                    self.problems.append(Problem(number, "unreadable row", str(error)))
-                    continue
-                try:
-                    sizes = [file_size(self.root / name) for name in (item.file, item.mask, item.audio)]
-                except DataError as error:
-                    self.problems.append(Problem(number, "missing file", str(error)))
-                    continue
-                digest.update(json.dumps([vars(item), *sizes]).encode())
-                self.items.append(item)
-        if not self.items:
-            first = f", the first in {self.problems[0]}" if self.problems else ""
-            raise DataError(f"{table} has no usable video of the test split ({len(self.problems)} problems{first})")
-        self.fingerprint = digest.hexdigest()
+        need_columns(table, columns, ["split", *self.needed])
+        frames = (
+            (number, (row, frame))
+            for number, row in enumerate(rows, start=1)
+            if row["split"] == "test"
+            for frame in range(1, NUM_FRAMES + 1)
+        )
+
+        def make(number: int, row: tuple[Mapping[str, str], int]) -> Frame:
+            video = checked_name(columns[0], row[0][columns[0]].strip())
+            return self.item(number, row[1], video, row[0])
+
+        self.items, self.problems, self.num_rows, self.fingerprint = check_rows(
+            self.name, table, frames, make, self._paths, limit
+        )
+
+    def _paths(self, item: Frame) -> list[Path]:
+        return [self.root / name for name in (item.file, item.mask, item.audio)]
 
     @abstractmethod
     def item(self, number: int, frame: int, video: str, row: Mapping[str, str]) -> Frame:
@@ -103,7 +92,7 @@ class AvsBench(Task):
 
     def load(self, item: Frame, preprocess: Preprocess) -> Case:
         """Load an item."""
-        paths = [self.root / name for name in (item.file, item.mask, item.audio)]
+        paths = self._paths(item)
         try:
             square = load_image(paths[0]).resize((self.side, self.side), Image.Resampling.BILINEAR)
             labels = as_stored(paths[1]).convert("L").resize((self.side, self.side), Image.Resampling.NEAREST)
