@@ -54,7 +54,7 @@ class Encoder:
             pixels: the preprocessed image that it belongs to, `[3, h, w]`.
         """
         if isinstance(prompt, Tensor):
-            embedding: Tensor = self.model.encode_clips(prompt)
+            embedding: Tensor = self.model.encode_audio([prompt])[0]
             return embedding
         if isinstance(prompt, ClassPrompt):
             index = int(self.logits(pixels[None]).argmax()) if prompt.index is None else prompt.index

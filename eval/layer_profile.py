@@ -27,7 +27,7 @@ from avgrad.encoders.text import encode_labels
 from avgrad.engine.view import ViTView
 from avgrad.errors import InputError, UnsupportedModelError
 from avgrad.files import write_atomic
-from eval.task import DataError
+from eval.task import DataError, Inputs
 from eval.tasks.ade20k import Ade20k, Ade20kSound, Ade20kSpeech
 
 if TYPE_CHECKING:
@@ -118,11 +118,11 @@ def objects_in_scenes(model: Any, number: int, seed: int, prompt: str) -> Iterat
 def objects_in_data(model: Any, data: Ade20k, by_text: bool, template: str) -> Iterator[ObjectInScene]:
     """The objects of a data set, with prompts from their class names or from its sounds."""
     for item in tqdm(data.items, desc=data.name):
-        case = data.load(item, model.preprocess)
+        case = data.load(item, Inputs.of(model))
         if by_text:
             prompt = encode_labels(model, [item.class_name], [template])[0]
         else:
-            prompt = model.encode_clips(case.prompts[0])
+            prompt = model.encode_audio([case.prompts[0]])[0]
         yield ObjectInScene(item.class_name, case.pixels, prompt, torch.from_numpy(case.truth["mask"]))
 
 

@@ -9,15 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from avgrad.encoders.audio import CLIP_SECONDS, NUM_CLIPS, SAMPLE_RATE, log_mel, log_mel_clips
-from avgrad.encoders.image import Preprocess
 from avgrad.errors import MediaError
 from avgrad.media import open_audio
 from eval.encoder import Encoder
 from eval.metrics import sound_source as ss
 from eval.sound_source import SoundItem, SoundSource
 from eval.store import Measures
-from eval.task import Array, Case, DataError, Resampler, Row
+from eval.task import Array, Case, DataError, Inputs, Resampler, Row
 
 NEGATIVES = ("silence", "noise", "offscreen")
 
@@ -42,9 +40,9 @@ class NegativeAudio(SoundSource):
         **{f"auc_{name}": f"AUC_N {name}" for name in NEGATIVES},
     }
 
-    def load(self, item: SoundItem, preprocess: Preprocess) -> Case:
+    def load(self, item: SoundItem, inputs: Inputs) -> Case:
         """Load an item with its own sound and the three negatives."""
-        case = super().load(item, preprocess)
+        case, sound = super().load(item, inputs), inputs.sound
         place = self.items.index(item)
         others = [*self.items[place + 1 :], *self.items[:place]]
         offscreen = next((other for other in others if other.class_name != item.class_name), None)
@@ -52,16 +50,16 @@ class NegativeAudio(SoundSource):
             raise DataError(f"no other item is of another class than {item.file}; sounds of two classes are expected")
         try:
             with open_audio(self.root / item.audio) as audio:
-                length = max(1, int(audio.duration * SAMPLE_RATE))
+                length = max(1, int(audio.duration * sound.sample_rate))
             with open_audio(self.root / offscreen.audio) as audio:
-                other_clips = log_mel_clips(audio)
+                other = sound(audio)
         except (MediaError, OSError) as error:
             raise DataError(str(error)) from error
         # silence, which `open_audio` refuses, is the same in all clips
-        silence = log_mel(torch.zeros(1, min(length, CLIP_SECONDS * SAMPLE_RATE))).expand(NUM_CLIPS, -1, -1, -1)
+        silence = sound.clip(torch.zeros(1, min(length, int(sound.clip_seconds * sound.sample_rate))))
         waveform = torch.randn(1, length, generator=torch.Generator().manual_seed(item.row)).numpy()
-        noise = log_mel_clips(open_audio((waveform, SAMPLE_RATE)))
-        return replace(case, prompts=[*case.prompts, silence.contiguous(), noise, other_clips])
+        noise = sound(open_audio((waveform, sound.sample_rate)))
+        return replace(case, prompts=[*case.prompts, silence, noise, other])
 
     def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
         """What the other tasks keep, and the raw maps of all four sounds: their threshold is known at the end."""

@@ -23,13 +23,12 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
-from avgrad.encoders.image import Preprocess
 from avgrad.engine.methods import Pooling
 from avgrad.models.model import Model
 from eval.encoder import Encoder
 from eval.methods import attribute_all
 from eval.store import Batch, RunFolder
-from eval.task import Case, DataError, Item, Problem, Task
+from eval.task import Case, DataError, Inputs, Item, Problem, Task
 
 PACKAGES = ("avgrad", "torch", "torchaudio", "numpy", "pillow", "soundfile", "av")
 
@@ -157,8 +156,8 @@ class _Loaded:
 class _Batches(Dataset[_Loaded]):
     """The batches with the given numbers, loaded; runs in the data loader's workers."""
 
-    def __init__(self, task: Task, preprocess: Preprocess, batch_size: int, numbers: Sequence[int]) -> None:
-        self.task, self.preprocess, self.batch_size, self.numbers = task, preprocess, batch_size, numbers
+    def __init__(self, task: Task, inputs: Inputs, batch_size: int, numbers: Sequence[int]) -> None:
+        self.task, self.inputs, self.batch_size, self.numbers = task, inputs, batch_size, numbers
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -168,7 +167,7 @@ class _Batches(Dataset[_Loaded]):
         start = batch.number * self.batch_size
         for item in self.task.items[start : start + self.batch_size]:
             try:
-                case = self.task.load(item, self.preprocess)
+                case = self.task.load(item, self.inputs)
             except DataError as error:
                 batch.problems.append(Problem(item.row, "unreadable file", str(error)))
                 continue
@@ -255,7 +254,7 @@ def evaluate(
 
     numbers = range(rank, manifest["num_batches"], world)
     todo = [number for number in numbers if not folder.has(number)]
-    batches = _Batches(task, model.preprocess, settings.batch_size, todo)
+    batches = _Batches(task, Inputs.of(model), settings.batch_size, todo)
     loader = DataLoader(batches, batch_size=None, num_workers=min(workers, len(todo)), collate_fn=_as_it_is)
     bar = _progress(rank, world, len(task.items), settings.batch_size, numbers, todo)
     encode = Encoder(model, task.class_names)

@@ -20,7 +20,7 @@ from torchmetrics.functional.classification import binary_auroc
 from tqdm import tqdm
 
 import avgrad
-from avgrad.encoders.audio import SAMPLE_RATE, log_mel_clips
+from avgrad.encoders.audio import SAMPLE_RATE
 from avgrad.errors import InputError, UnsupportedModelError
 from avgrad.files import write_atomic
 from avgrad.media import open_audio
@@ -75,7 +75,7 @@ def encode_prompts(model: ImageBind, modality: str, classes: list[int], seed: in
             waveform = mix_sound(object_class, rng, float(rng.uniform(3, 6)), others, SAMPLE_RATE)
         else:
             waveform = spoken(object_class, rng, "heldout").waveform
-        prompts.append(model.encode_clips(log_mel_clips(open_audio((waveform, SAMPLE_RATE)))))
+        prompts.append(model.encode_sound(open_audio((waveform, SAMPLE_RATE))))
     return torch.stack(prompts)
 
 

@@ -12,15 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from avgrad.encoders.audio import log_mel_clips
-from avgrad.encoders.image import Preprocess
 from avgrad.errors import MediaError
 from avgrad.media import load_image, open_audio
 from eval.encoder import Encoder
 from eval.metrics import sound_source as ss
 from eval.reading import check_rows, checked_name, is_text, shown
 from eval.store import Measures
-from eval.task import Array, Case, DataError, Example, Resampler, Row, Task
+from eval.task import Array, Case, DataError, Example, Inputs, Resampler, Row, Task
 from eval.task import Item as BaseItem
 
 NUM_EXAMPLES = 8
@@ -97,17 +95,17 @@ class SoundSource(Task):
             DataError: the row cannot be used.
         """
 
-    def load(self, item: SoundItem, preprocess: Preprocess) -> Case:
+    def load(self, item: SoundItem, inputs: Inputs) -> Case:
         """Load an item: the image resized to a square and the clips of its sound."""
         paths = self._paths(item)
         try:
-            square = self._square(item, preprocess.resampling)
+            square = self._square(item, inputs.image.resampling)
             with open_audio(paths[1]) as audio:
-                clips = log_mel_clips(audio)
+                clips = inputs.sound(audio)
             digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths))
         except (MediaError, OSError) as error:
             raise DataError(str(error)) from error
-        return Case(preprocess(square), [clips], {"truth": item.truth}, digest.digest())
+        return Case(inputs.image(square), [clips], {"truth": item.truth}, digest.digest())
 
     def _square(self, item: SoundItem, resampling: str) -> Image.Image:
         image = load_image(self.root / item.file)

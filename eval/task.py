@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from avgrad.encoders.image import Preprocess
-from avgrad.errors import InputError
+from avgrad.errors import InputError, UnsupportedModelError
+from avgrad.models.model import AudioPreprocess
 from eval.encoder import Encoder, Prompt
 
 if TYPE_CHECKING:
@@ -66,12 +67,41 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """How a model takes images and sounds.
+
+    Attributes:
+        image: its preprocessing of images.
+        audio: its preprocessing of sounds; None for models that take none.
+    """
+
+    image: Preprocess
+    audio: AudioPreprocess | None = None
+
+    @classmethod
+    def of(cls, model: Any) -> Inputs:
+        """Those of a model as `avgrad.load` gives it."""
+        return cls(model.preprocess, getattr(model, "audio_preprocess", None))
+
+    @property
+    def sound(self) -> AudioPreprocess:
+        """The preprocessing of sounds.
+
+        Raises:
+            UnsupportedModelError: the model takes none.
+        """
+        if self.audio is None:
+            raise UnsupportedModelError("this benchmark's prompts are sounds; a model that takes them is needed")
+        return self.audio
+
+
+@dataclass(frozen=True)
 class Case:
     """An item, loaded.
 
     Attributes:
         pixels: preprocessed for the model, float32 `[3, h, w]`.
-        prompts: each a text, a class of the task, or the log-mel clips of a sound, float32 `[clips, 1, 128, 204]`.
+        prompts: each a text, a class of the task, or a sound as the model takes it (`Inputs.sound`).
         truth: what the task measures against.
         digest: SHA-256 of the files it was loaded from.
         problems: found on loading that do not keep it from being evaluated: kind and message.
@@ -179,7 +209,7 @@ class Task(ABC):
     def __init__(self, root: Path, limit: int | None = None) -> None: ...
 
     @abstractmethod
-    def load(self, item: Any, preprocess: Preprocess) -> Case:
+    def load(self, item: Any, inputs: Inputs) -> Case:
         """Load an item; runs in a worker process.
 
         Raises:

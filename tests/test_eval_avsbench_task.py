@@ -17,7 +17,7 @@ from eval.__main__ import benchmark
 from eval.metrics.avsbench import f_curve, f_score, f_score_as_published, frame_iou
 from eval.runner import Settings
 from eval.store import RunFolder
-from eval.task import DataError, get_task
+from eval.task import DataError, Inputs, get_task
 from eval.tasks.avsbench import AvsBenchS4
 
 
@@ -30,10 +30,10 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     legrad, cosine = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
     ious, curves = [], []
     for item in task.items:
-        case = task.load(item, model.preprocess)
+        case = task.load(item, Inputs.of(model))
         prompt = case.prompts[0]
         assert isinstance(prompt, torch.Tensor)
-        heatmap = attribute(model, case.pixels[None], model.encode_clips(prompt)[None])[0, 0].numpy()
+        heatmap = attribute(model, case.pixels[None], model.encode_audio([prompt]))[0, 0].numpy()
         ious.append(frame_iou(heatmap > 0.5, case.truth["mask"]))
         curves.append(f_curve(heatmap, case.truth["mask"]))
     assert legrad["mean_iou"] == pytest.approx(np.mean(ious), abs=1e-4)

@@ -12,13 +12,13 @@ from eval_small import row, small_model, write_data, write_item, write_table
 from PIL import ExifTags, Image
 from torchvision import transforms
 
-from avgrad.encoders.audio import log_mel_clips
+from avgrad.encoders.audio import LogMelClips, log_mel_clips
 from avgrad.encoders.image import center_crop
 from avgrad.media import open_audio
 from eval.metrics.prompted_segmentation import Array
 from eval.reading import as_stored
 from eval.runner import Settings, evaluate
-from eval.task import DataError
+from eval.task import DataError, Inputs
 from eval.tasks.ade20k import Ade20kSound, Ade20kSpeech
 from eval.tasks.vggss import VggSs
 
@@ -82,7 +82,7 @@ def test_a_sample_holds_image_mask_and_both_timings(tmp_path: Path) -> None:
     write_item(tmp_path, "a", 1259, GENERATOR(2), seconds=3.0)
     write_table(tmp_path, "speech", [row("a", "speech", 1259, timing="[1.5, 2.95]")])
     data, model = Ade20kSpeech(tmp_path), small_model()
-    sample = data.load(data.items[0], model.preprocess)
+    sample = data.load(data.items[0], Inputs.of(model))
     assert torch.equal(sample.pixels, model.pixels(Image.open(tmp_path / "frames" / "a.jpg")))
     labels = Image.open(tmp_path / "annotations" / "a_seg.png").resize((298, 224), Image.Resampling.NEAREST)
     red, green, _ = np.moveaxis(np.asarray(labels).astype(int), -1, 0)
@@ -96,7 +96,7 @@ def test_a_sample_holds_image_mask_and_both_timings(tmp_path: Path) -> None:
 def test_a_model_of_another_size_sees_the_same_part(tmp_path: Path) -> None:
     data = Ade20kSound(write_data(tmp_path, "sound", 1))
     preprocess = small_model(image_size=112).preprocess
-    sample = data.load(data.items[0], preprocess)
+    sample = data.load(data.items[0], Inputs(preprocess, LogMelClips()))
     assert sample.pixels.shape == (3, 112, 112)
     square = center_crop(Image.open(tmp_path / "frames" / "scene 0.jpg"), 224)
     assert torch.equal(sample.pixels, preprocess(square))

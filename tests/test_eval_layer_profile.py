@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from avgrad import attribute
 from eval.layer_profile import ALL, LayerProfile, ObjectInScene, inside, layer_profiles, main, objects_in_data, table
 from eval.scenes import ROWS, evaluate
-from eval.task import DataError
+from eval.task import DataError, Inputs
 from eval.tasks.ade20k import Ade20kSound
 
 
@@ -55,8 +55,8 @@ def test_data_by_sound(tmp_path: Path) -> None:
     data, model = Ade20kSound(write_data(tmp_path, "sound", 3)), small_model()
     found = layer_profiles(model.vision, objects_in_data(model, data, by_text=False, template="{}"))
     assert list(found) == [ALL, "bell", "cat", "dog"]
-    sample = data.load(data.items[0], model.preprocess)
-    prompt = model.encode_clips(sample.prompts[0])
+    sample = data.load(data.items[0], Inputs.of(model))
+    prompt = model.encode_audio([sample.prompts[0]])[0]
     maps = attribute(model.vision, sample.pixels[None], prompt[None], per_layer=True)[0, 0]
     torch.testing.assert_close(found["dog"].mean, inside(maps, torch.from_numpy(sample.truth["mask"])))
 

@@ -23,6 +23,7 @@ from eval.__main__ import benchmark
 from eval.metrics.prompted_segmentation import prompted_segmentation
 from eval.runner import Settings, evaluate
 from eval.store import RunError
+from eval.task import Inputs
 from eval.tasks.ade20k import Ade20kSound, Ade20kSpeech
 
 PROGRAM = Path(__file__).with_name("eval_small.py")
@@ -163,7 +164,7 @@ def test_other_arguments_data_or_model_are_refused(data: Path, reference: Path, 
 def test_the_figures_are_those_of_the_library(data: Path, reference: Path) -> None:
     """The whole way again by the public face, image by image, with LeGrad's own normalization."""
     model, dataset = small_model(), Ade20kSpeech(data)
-    samples = [dataset.load(item, model.preprocess) for item in dataset.items]
+    samples = [dataset.load(item, Inputs.of(model)) for item in dataset.items]
     classes = [item.class_id for item in dataset.items]
     masks = torch.from_numpy(np.stack([sample.truth["mask"] for sample in samples]))
     results = json.loads((reference / "results.json").read_text())["results"]
@@ -172,9 +173,7 @@ def test_the_figures_are_those_of_the_library(data: Path, reference: Path) -> No
         if line["normalization"] == "image":
             place = ("basic", "advanced").index(line["timing"])
             maps = [
-                attribute(model.vision, s.pixels[None], model.encode_clips(s.prompts[place])[None], line["method"])[
-                    0, 0
-                ]
+                attribute(model.vision, s.pixels[None], model.encode_audio([s.prompts[place]]), line["method"])[0, 0]
                 for s in samples
             ]
             score = prompted_segmentation(torch.stack(maps), masks, classes)

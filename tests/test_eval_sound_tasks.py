@@ -20,7 +20,7 @@ from eval.compare import bootstrap, compare_runs
 from eval.metrics import sound_source as ss
 from eval.runner import Settings
 from eval.store import RunFolder
-from eval.task import DataError, get_task
+from eval.task import DataError, Inputs, get_task
 from eval.tasks.flickr_soundnet import FlickrSoundNet
 from eval.tasks.is3 import Is3
 from eval.tasks.vggss import VggSs, VggSsExtended, VggSsNegatives
@@ -60,7 +60,7 @@ def test_figures_are_those_of_the_library(tmp_path: Path) -> None:
     for item, record in zip(task.items, records, strict=True):
         image = Image.open(tmp_path / "data" / "frames" / f"{record['file']}.jpg").convert("RGB")
         pixels = model.preprocess(image.resize((224, 224), Image.Resampling.BICUBIC))
-        prompt = model.encode_clips(task.load(item, model.preprocess).prompts[0])  # type: ignore[arg-type]
+        prompt = model.encode_audio([task.load(item, Inputs.of(model)).prompts[0]])[0]  # type: ignore[arg-type]
         raw = attribute(model, pixels[None], prompt[None], per_layer=True).sum(2)[0]
         large = ss.upsample(raw.numpy(), rule)[0]
         truth = np.zeros((224, 224), dtype=bool)
@@ -162,12 +162,12 @@ def test_negatives_have_nothing_to_find(tmp_path: Path) -> None:
 
 def test_negative_sounds(tmp_path: Path) -> None:
     task, model = VggSsNegatives(write_vggss(tmp_path / "data", 3)), small_model()
-    case = task.load(task.items[0], model.preprocess)
+    case = task.load(task.items[0], Inputs.of(model))
     own, silence, noise, offscreen = (prompt for prompt in case.prompts if not isinstance(prompt, str))
-    assert torch.equal(offscreen, task.load(task.items[1], model.preprocess).prompts[0])  # the next of another class
+    assert torch.equal(offscreen, task.load(task.items[1], Inputs.of(model)).prompts[0])  # the next of another class
     assert len(silence.unique()) == 2 < len(noise.unique())  # one value of silence, and one behind its end
-    assert own.shape == silence.shape == noise.shape
-    again = task.load(task.items[0], model.preprocess).prompts[2]
+    assert own.shape == noise.shape and silence.shape == own[:1].shape
+    again = task.load(task.items[0], Inputs.of(model)).prompts[2]
     assert torch.equal(noise, again)
     benchmark(model, task, tmp_path / "run", Settings(("cosine",)), {}, workers=1)
     maps = RunFolder.open(tmp_path / "run").measures().take("maps cosine")

@@ -16,6 +16,7 @@ from PIL import Image
 import avgrad
 from avgrad import CheckpointError, InputError, Localizer, MediaError, Prompt, PromptError, UnsupportedModelError
 from avgrad.encoders.image import Preprocess
+from avgrad.media import open_audio
 from avgrad.models.imagebind import ImageBind
 from avgrad.scenes import CLASSES, draw_scene, mix_sound, scene_rng
 
@@ -56,7 +57,7 @@ def test_prompts_of_all_modalities(model: ImageBind, scene: Image.Image) -> None
     pixels = model.preprocess.whole(scene)[None]
     expected = model.encode_image(pixels) @ model.encode_text(["a dog"]).T
     torch.testing.assert_close(result.scores[3:4], expected[0], rtol=0, atol=1e-6)
-    torch.testing.assert_close(result.prompts[0].embedding, model.encode_audio(*_sound(0)))
+    torch.testing.assert_close(result.prompts[0].embedding, model.encode_sound(open_audio(_sound(0))))
 
 
 def test_keeping_and_not_keeping_agree(model: ImageBind, scene: Image.Image) -> None:
@@ -178,7 +179,7 @@ def test_mistakes_are_said(model: ImageBind, scene: Image.Image, tmp_path: Path)
     with pytest.raises(UnsupportedModelError, match="takes text and image prompts, not sounds"):
         avgrad.localize(scene, audio=_sound(0), model=deaf)
     with pytest.raises(CheckpointError, match="without its audio tower"):
-        deaf.encode_audio(*_sound(0))  # type: ignore[attr-defined]
+        deaf.encode_sound(open_audio(_sound(0)))  # type: ignore[attr-defined]
 
 
 def test_methods_and_options_of_one_call(model: ImageBind, scene: Image.Image) -> None:
@@ -243,7 +244,9 @@ def test_numbers_of_numpy(model: ImageBind, scene: Image.Image) -> None:
     for sample_rate in (rate, np.int64(rate), np.float32(rate), float(rate)):
         prompts = localizer.encode(audio=(waveform.numpy(), sample_rate))  # type: ignore[arg-type]
         assert len(prompts) == 1
-        torch.testing.assert_close(prompts[0].embedding, model.encode_audio(waveform, rate), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            prompts[0].embedding, model.encode_sound(open_audio((waveform, rate))), rtol=0, atol=1e-6
+        )
     assert len(localizer.encode(audio=((waveform, rate), (waveform, rate)))) == 2
 
 

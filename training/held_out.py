@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from avgrad.encoders.audio import SAMPLE_RATE, log_mel_clips
+from avgrad.encoders.audio import SAMPLE_RATE
 from avgrad.encoders.image import CLIP_MEAN, CLIP_STD
 from avgrad.engine.attribute import attribute
 from avgrad.media import open_audio
@@ -83,8 +83,5 @@ class HeldOut:
             return torch.stack([model.encode_text(texts(k, "heldout")).mean(0) for k in range(len(CLASSES))])[:, None]
         sounds = self.sounds if modality == "sound" else self.speech
         return torch.stack(
-            [
-                torch.stack([model.encode_clips(log_mel_clips(open_audio((wave, SAMPLE_RATE)))) for wave in waves])
-                for waves in sounds
-            ]
+            [torch.stack([model.encode_sound(open_audio((wave, SAMPLE_RATE))) for wave in waves]) for waves in sounds]
         )

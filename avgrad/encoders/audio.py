@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -23,6 +24,22 @@ MEAN, STANDARD_DEVIATION = -4.268, 9.138
 _ZERO_CROSSINGS = 6
 _ROLLOFF = 0.99
 _MAX_PHASES = 640
+
+
+@dataclass(frozen=True)
+class LogMelClips:
+    """How ImageBind takes sounds; see `avgrad.models.model.AudioPreprocess`."""
+
+    sample_rate: int = SAMPLE_RATE
+    clip_seconds: float = CLIP_SECONDS
+
+    def __call__(self, audio: Audio, span: tuple[float, float] | None = None) -> torch.Tensor:
+        """Log-mel clips `[3, 1, 128, 204]`; see `log_mel_clips`."""
+        return log_mel_clips(audio, span)
+
+    def clip(self, waveform: torch.Tensor) -> torch.Tensor:
+        """The log-mel spectrogram of one clip, `[1, 1, 128, 204]`, of a waveform `[channels, samples]` at 16 kHz."""
+        return log_mel(waveform)[None]
 
 
 def clip_times(duration: float) -> list[tuple[float, float]]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avgrad.encoders.audio import log_mel_clips
+from avgrad.encoders.audio import LogMelClips
 from avgrad.encoders.image import Preprocess
 from avgrad.encoders.text import tokenize
 from avgrad.engine.heads import Head
@@ -23,7 +23,7 @@ from avgrad.engine.norms import Norm
 from avgrad.engine.parts import Linear
 from avgrad.engine.view import ViTView
 from avgrad.errors import CheckpointError
-from avgrad.media import Audio, open_audio
+from avgrad.media import Audio
 from avgrad.models.checkpoints import check_layout, checkpoint_path, read_checkpoint, read_configuration
 from avgrad.models.model import Calibration
 from avgrad.models.registry import TOWERS, Entry, Family, Source, family
@@ -76,6 +76,7 @@ class ImageBind(nn.Module):
         self.calibration = calibration
         self.towers = tuple(tower for tower in TOWERS if tower in towers)
         self.preprocess = Preprocess(size=config.image_size, patch_size=config.kernel_size[-1])
+        self.audio_preprocess = LogMelClips()
         stems: dict[str, nn.Module] = {}
         trunks: dict[str, nn.Module] = {}
         heads: dict[str, nn.Module] = {}
@@ -309,12 +310,21 @@ class ImageBind(nn.Module):
         return self.vision.encode(pixels).float()
 
     @torch.no_grad()
-    def encode_clips(self, clips: Tensor) -> Tensor:
-        """The unit-norm embedding `[D]`, float32, of one sound's log-mel clips `[clips, 1, 128, 204]`."""
+    def encode_audio(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Unit-norm embeddings of sounds, each the mean of its clips'.
+
+        Args:
+            inputs: of P sounds the log-mel clips, `[clips, 1, 128, 204]`, as `audio_preprocess` gives them.
+
+        Returns:
+            `[P, D]`, float32.
+        """
         self._require("audio")
-        if all(torch.equal(clip, clips[0]) for clip in clips[1:]):  # a short sound: all clips are one
-            clips = clips[:1]
-        return F.normalize(self.tower("audio", clips.to(self.device, self.dtype)).float().mean(0), dim=-1)
+        # of a short sound all clips are one
+        distinct = [c[:1] if all(torch.equal(clip, c[0]) for clip in c[1:]) else c for c in inputs]
+        clips = self.tower("audio", torch.cat(distinct).to(self.device, self.dtype)).float()
+        means = [own.mean(0) for own in clips.split([len(own) for own in distinct])]
+        return F.normalize(torch.stack(means), dim=-1)
 
     def encode_sound(self, sound: Audio) -> Tensor:
         """The unit-norm embedding `[D]`, float32, of an open sound: the mean of its three clips'.
@@ -322,22 +332,7 @@ class ImageBind(nn.Module):
         Raises:
             MediaError: the sound is damaged, silent or not finite.
         """
-        return self.encode_clips(log_mel_clips(sound))
-
-    def encode_audio(self, waveform: Tensor | np.ndarray[Any, Any], sample_rate: int) -> Tensor:
-        """The unit-norm embedding of a sound: the mean of its three clips'.
-
-        Args:
-            waveform: float `[channels, samples]` in [-1, 1].
-            sample_rate: in Hz; any.
-
-        Returns:
-            `[D]`, float32.
-
-        Raises:
-            MediaError: the waveform is empty, silent, not finite or shorter than 25 ms.
-        """
-        return self.encode_sound(open_audio((waveform, sample_rate)))
+        return self.encode_audio([self.audio_preprocess(sound)])[0]
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:

@@ -71,8 +71,39 @@ class Model(Protocol):
         ...
 
 
+class AudioPreprocess(Protocol):
+    """How a model takes sounds: cheap work on the CPU, done beside the model; it can be pickled.
+
+    Attributes:
+        sample_rate: of `clip`'s waveforms, in Hz.
+        clip_seconds: length of the sound that one clip covers.
+    """
+
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def clip_seconds(self) -> float: ...
+    def __call__(self, audio: Audio, span: tuple[float, float] | None = None) -> Tensor:
+        """What the audio tower takes of a sound, or of its part from `span[0]` to `span[1]` seconds.
+
+        Raises:
+            MediaError: the sound is damaged, silent or not finite, or has no such part.
+        """
+        ...
+
+    def clip(self, waveform: Tensor) -> Tensor:
+        """What the audio tower takes of one clip, float32 `[channels, samples]` at `sample_rate`; silence too."""
+        ...
+
+
 class AudioModel(Model, Protocol):
     """A model that takes sounds."""
+
+    @property
+    def audio_preprocess(self) -> AudioPreprocess: ...
+    def encode_audio(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Unit-norm embeddings `[P, D]`, float32, of P sounds as `audio_preprocess` gives them."""
+        ...
 
     def encode_sound(self, sound: Audio) -> Tensor:
         """The unit-norm embedding `[D]`, float32, of an open sound."""

@@ -22,8 +22,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from avgrad.encoders.audio import log_mel_clips
-from avgrad.encoders.image import Preprocess, center_crop
+from avgrad.encoders.image import center_crop
 from avgrad.errors import MediaError
 from avgrad.media import open_audio
 from avgrad.scenes.dataset import decode_annotation
@@ -40,7 +39,7 @@ from eval.metrics.resampling import ClassCounts, mean_over_classes
 from eval.reading import as_stored, check_rows, checked_name, is_text, need_columns, read_table, shown
 from eval.runner import cpu_threads
 from eval.store import Measures, unpack_masks
-from eval.task import Array, Case, DataError, Example, Item, Problem, Published, Resampler, Row, Task, task
+from eval.task import Array, Case, DataError, Example, Inputs, Item, Problem, Published, Resampler, Row, Task, task
 
 CSV_NAME = "prompted_segmentation.csv"
 NAME_COLUMNS = ("class_name", "ade_class_name")
@@ -164,7 +163,7 @@ class Ade20k(Task):
         whole = as_stored(self.image_path(image))
         return center_crop(whole, self.side, resampling)
 
-    def load(self, item: Ade20kItem, preprocess: Preprocess) -> Case:
+    def load(self, item: Ade20kItem, inputs: Inputs) -> Case:
         """Load an item.
 
         For a model with another input size, the square of 224 pixels is resized to it, so that all models see the same
@@ -182,21 +181,21 @@ class Ade20k(Task):
                     f"{labels.width} x {labels.height}; the same size is expected"
                 )
             with open_audio(audio_path) as audio:
-                clips = [log_mel_clips(audio)]
+                clips = [inputs.sound(audio)]
                 if item.span is not None:
                     begin, end = item.span
                     bounds = max(begin - MARGIN_SECONDS, 0.0), min(end + MARGIN_SECONDS, audio.duration)
-                    clips.append(log_mel_clips(audio, bounds))
+                    clips.append(inputs.sound(audio, bounds))
             digest = hashlib.sha256(b"".join(path.read_bytes() for path in (image_path, labels_path, audio_path)))
         except (MediaError, OSError) as error:
             raise DataError(str(error)) from error
-        square = center_crop(image, self.side, preprocess.resampling)
+        square = center_crop(image, self.side, inputs.image.resampling)
         mask = decode_annotation(np.asarray(center_crop(labels, self.side, "nearest"))) == item.class_id
         problems: list[tuple[Any, str]] = []
         if not mask.any():  # it counts, as in the original: a heatmap can be wrong about it
             name = f"{item.class_name} (class {item.class_id})"
             problems.append(("no pixels", f"{item.image} shows no {name} in the part that is evaluated"))
-        return Case(preprocess(square), clips, {"mask": mask}, digest.digest(), problems)
+        return Case(inputs.image(square), clips, {"mask": mask}, digest.digest(), problems)
 
     def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
         """The mask, eight pixels to a byte, and the raw maps: average precision needs all pixels of a class."""

@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from avgrad.encoders.audio import log_mel_clips
-from avgrad.encoders.image import Preprocess
 from avgrad.engine.attribute import min_max, upsample
 from avgrad.errors import MediaError
 from avgrad.media import load_image, open_audio
@@ -22,7 +20,7 @@ from eval.encoder import Encoder
 from eval.metrics.avsbench import THRESHOLDS, f_curve, f_score, f_score_as_published, frame_iou
 from eval.reading import as_stored, check_rows, checked_name, need_columns, read_bytes, read_table
 from eval.store import Measures, unpack_masks
-from eval.task import Array, Case, DataError, Example, Item, Published, Resampler, Row, Task, task
+from eval.task import Array, Case, DataError, Example, Inputs, Item, Published, Resampler, Row, Task, task
 
 NUM_FRAMES = 5  # of a video, one per second
 NUM_EXAMPLES = 8
@@ -90,7 +88,7 @@ class AvsBench(Task):
     def item(self, number: int, frame: int, video: str, row: Mapping[str, str]) -> Frame:
         """The files of a frame."""
 
-    def load(self, item: Frame, preprocess: Preprocess) -> Case:
+    def load(self, item: Frame, inputs: Inputs) -> Case:
         """Load an item."""
         paths = self._paths(item)
         try:
@@ -99,11 +97,11 @@ class AvsBench(Task):
             with open_audio(paths[2]) as audio:
                 # a second before and after the middle of the frame's own second, within the sound
                 begin = min(max(item.frame - 1.5, 0.0), max(audio.duration - 2.0, 0.0))
-                clips = log_mel_clips(audio, (begin, min(begin + 2.0, audio.duration)))
+                clips = inputs.sound(audio, (begin, min(begin + 2.0, audio.duration)))
             digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths))
         except (MediaError, OSError) as error:
             raise DataError(str(error)) from error
-        return Case(preprocess(square), [clips], {"mask": np.asarray(labels) > 127}, digest.digest())
+        return Case(inputs.image(square), [clips], {"mask": np.asarray(labels) > 127}, digest.digest())
 
     def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
         """IoU and F-score curve of the frame by each method, the mask and the raw maps for the report."""

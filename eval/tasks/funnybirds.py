@@ -14,14 +14,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from avgrad.encoders.image import Preprocess
 from avgrad.errors import MediaError
 from avgrad.media import load_image
 from eval.encoder import ClassPrompt, Encoder
 from eval.metrics import funnybirds as fb
 from eval.reading import check_rows, read_records, shown
 from eval.store import Measures
-from eval.task import Array, Case, DataError, Item, Resampler, Row, Task, task
+from eval.task import Array, Case, DataError, Inputs, Item, Resampler, Row, Task, task
 
 SIZE = 256  # of the images in pixels
 BATCH = 32
@@ -102,7 +101,7 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
             *(folder / "background_interventions" / f"{b}.png" for b in range(item.num_background)),
         ]
 
-    def load(self, item: BirdImage, preprocess: Preprocess) -> Case:
+    def load(self, item: BirdImage, inputs: Inputs) -> Case:
         """Load an item with all its interventions."""
         paths = self._paths(item)
         try:
@@ -112,8 +111,8 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
             raise DataError(str(error)) from error
         if part_map.size != (SIZE, SIZE):
             raise DataError(f"{paths[1]} has {part_map.width} x {part_map.height} pixels; {SIZE} x {SIZE} are expected")
-        size = (preprocess.size, preprocess.size)
-        pixels, *others = (preprocess(i.resize(size, Image.Resampling.NEAREST)) for i in (image, *interventions))
+        size = (inputs.image.size, inputs.image.size)
+        pixels, *others = (inputs.image(i.resize(size, Image.Resampling.NEAREST)) for i in (image, *interventions))
         pair = fb.contrasting_classes(self.class_parts, item.label)
         prompts = [item.label, None, *(pair or (item.label, item.label))]
         truth = {

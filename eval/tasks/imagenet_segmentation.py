@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from avgrad.encoders.image import Preprocess
 from eval.encoder import ClassPrompt, Encoder
 from eval.metrics.segmentation import ForegroundScore, foreground_figures, scaled, score_foreground
 from eval.reading import file_size, shown
 from eval.store import Measures, unpack_masks
-from eval.task import Array, Case, DataError, Example, Item, Published, Resampler, Row, Task, task
+from eval.task import Array, Case, DataError, Example, Inputs, Item, Published, Resampler, Row, Task, task
 
 FILE = "gtsegs_ijcv.mat"
 NUM_EXAMPLES = 8
@@ -100,13 +99,13 @@ class ImageNetSegmentation(Task):
         image = Image.fromarray(np.ascontiguousarray(pixels.transpose(2, 1, 0).astype(np.uint8)))
         return image, Image.fromarray(255 * (mask.T > 0).astype(np.uint8))
 
-    def load(self, item: Item, preprocess: Preprocess) -> Case:
+    def load(self, item: Item, inputs: Inputs) -> Case:
         """Load an item."""
         image, labels = self._read(item)
         square = image.resize((self.side, self.side), Image.Resampling.BILINEAR)
         mask = np.asarray(labels.resize((self.side, self.side), Image.Resampling.NEAREST)) > 0
         digest = hashlib.sha256(image.tobytes() + labels.tobytes()).digest()
-        return Case(preprocess(square), [ClassPrompt(None)], {"mask": mask}, digest)
+        return Case(inputs.image(square), [ClassPrompt(None)], {"mask": mask}, digest)
 
     def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
         """The figures of the image by each method, the mask and the raw maps for the report."""

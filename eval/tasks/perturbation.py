@@ -13,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from avgrad.encoders.image import Preprocess
 from avgrad.errors import MediaError
 from avgrad.media import load_image
 from eval.encoder import ClassPrompt, Encoder
 from eval.metrics.perturbation import STEPS, hits, perturbation_figures, remove_pixels
 from eval.reading import check_rows, shown
 from eval.store import Measures
-from eval.task import Array, Case, DataError, Item, Resampler, Row, Task, task
+from eval.task import Array, Case, DataError, Inputs, Item, Resampler, Row, Task, task
 
 CLASSES = ("predicted", "target")  # whose map ranks the pixels
 TESTS = ("positive", "negative")  # the most, or the least relevant pixels first
@@ -76,7 +75,7 @@ class Perturbation(Task):
             self.name, root, enumerate(files, start=1), make, lambda item: [self.root / item.image], limit
         )
 
-    def load(self, item: LabeledImage, preprocess: Preprocess) -> Case:
+    def load(self, item: LabeledImage, inputs: Inputs) -> Case:
         """Load an image, resized to a square as in the original."""
         path = self.root / item.image
         try:
@@ -84,8 +83,8 @@ class Perturbation(Task):
             digest = hashlib.sha256(path.read_bytes()).digest()
         except (MediaError, OSError) as error:
             raise DataError(str(error)) from error
-        truth = {"label": np.array(item.label), "mean": np.array(preprocess.mean), "std": np.array(preprocess.std)}
-        return Case(preprocess(square), [ClassPrompt(None), ClassPrompt(item.label)], truth, digest)
+        truth = {"label": np.array(item.label), "mean": np.array(inputs.image.mean), "std": np.array(inputs.image.std)}
+        return Case(inputs.image(square), [ClassPrompt(None), ClassPrompt(item.label)], truth, digest)
 
     def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
         """Whether the label is predicted: for the whole image, and for each method, class, test and step."""

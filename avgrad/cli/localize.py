@@ -1,8 +1,7 @@
-"""The avgrad command: the library's public face, one line at a time."""
+"""`avgrad localize`."""
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -13,50 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from avgrad.cli import app, check_folder, note
 from avgrad.errors import InputError, out_of_memory
 
 if TYPE_CHECKING:
     from avgrad.localization import Localization
-
-app = typer.Typer(
-    help="Where in this image is what I hear, say or write?",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def main() -> None:
-    """Runs the command; a user's mistake ends in one sentence and exit status 2."""
-    logging.disable(logging.ERROR)  # what other libraries log on the way; the sentence below says what matters
-    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        app()
-    except InputError as error:
-        _note(str(error))
-        sys.exit(2)
-    except (MemoryError, RuntimeError, OSError) as error:
-        if not out_of_memory(error):
-            raise
-        _note("not enough memory; try a smaller --size, fewer prompts, --dtype bfloat16 or a smaller model")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _note(text: str) -> None:
-    print(f"avgrad: {text}", file=sys.stderr)
-
-
-def _check_folder(folder: Path, argument: str) -> None:
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{argument} {folder} is a file; a folder is expected")
-    except OSError as error:  # a name that is too long, for example
-        raise InputError(f"{argument} {folder} cannot be used ({error.strerror or error})") from None
 
 
 def _options(methods: Sequence[str], texts: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -118,7 +78,7 @@ def localize(
     """Locates sounds, spoken words, texts and images in an image; writes an overlay and a heatmap for each."""
     if not (audio or text or speech or image_prompt):
         raise InputError("there is no prompt; give --audio FILE, --speech FILE, --text WORDS or --image FILE")
-    _check_folder(out, "--out")
+    check_folder(out, "--out")
     started = time.perf_counter()
     from avgrad.encoders.text import check_templates, check_texts
     from avgrad.engine.methods import check_options, parse_layers
@@ -140,12 +100,12 @@ def localize(
     if model is None:
         model = "imagebind_huge" if checkpoint or checkpoint_path("imagebind_huge").exists() else "mini"
         if model == "mini":
-            _note(
+            note(
                 "using mini, the bundled model: it knows the synthetic scenes it was trained on, not the world. "
                 "`avgrad download imagebind_huge` gets the real one."
             )
         else:
-            _note(f"using {model}")
+            note(f"using {model}")
     towers = ["vision", *(["audio"] if audio or speech else []), *(["text"] if text else [])]
     started = time.perf_counter()
     loaded = load(model, checkpoint=checkpoint, device=device, dtype=dtype, towers=towers)
@@ -177,7 +137,7 @@ def localize(
         _print(result)
     print(f"\nwritten to {out}")
     if len(results[0].prompts) > overlays:
-        _note(f"overlays of the first {overlays} of {len(results[0].prompts)} prompts; --overlays N writes more")
+        note(f"overlays of the first {overlays} of {len(results[0].prompts)} prompts; --overlays N writes more")
 
 
 def _save(results: list[Localization], out: Path, layers_grid: bool, overlays: int, heatmaps: bool) -> None:
@@ -216,100 +176,3 @@ def _print(result: Localization) -> None:
         x, y = result.peak(index)
         table.add_row(escape(prompt.label), prompt.modality, f"{score:.3f}", f"{x}, {y}")
     Console().print(table)
-
-
-@app.command()
-def models(
-    pattern: Annotated[str, typer.Argument(help="Of names, such as 'open_clip:*B-16*' or 'timm:vit_*'.")] = "*",
-    refused: Annotated[
-        bool, typer.Option("--refused", help="List the models that cannot be explained instead, and why.")
-    ] = False,
-) -> None:
-    """Lists the models that can be loaded, and whether their weights are here."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from avgrad.models import registry
-
-    rows: list[tuple[str, ...]]
-    if refused:
-        columns: tuple[str, ...] = ("model", "reason")
-        rows = list(registry.refused(pattern))
-    else:
-        columns = ("model", "prompts", "weights")
-        rows = [(entry.name, ", ".join(entry.modalities), entry.weights) for entry in registry.entries(pattern)]
-    if not rows:
-        raise InputError(f"no model {'that is refused ' if refused else ''}matches {pattern!r}; '*' lists all")
-    table = Table()
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    Console().print(table)
-
-
-@app.command()
-def download(
-    model: Annotated[str, typer.Argument(help="imagebind_huge")] = "imagebind_huge",
-) -> None:
-    """Fetches the official ImageBind checkpoint (its weights are CC-BY-NC 4.0: not for commercial use)."""
-    if model != "imagebind_huge":
-        raise InputError(
-            f"{model} needs no download: mini is bundled, and the libraries fetch their own models when first used"
-        )
-    from avgrad.models.download import download_imagebind
-
-    download_imagebind()
-
-
-@app.command()
-def scenes(
-    out: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")],
-    n: Annotated[int, typer.Option(help="Number of scenes.", min=1)] = 100,
-    seed: Annotated[int, typer.Option(help="Of all scenes; scene i depends on the seed and i alone.", min=0)] = 0,
-    prompt: Annotated[Literal["sound", "speech"], typer.Option(help="What the prompts are.")] = "sound",
-) -> None:
-    """Writes synthetic scenes with exact masks in the layout of the ADE20K Sound- and Speech-Prompted data sets."""
-    from avgrad.scenes.dataset import write_dataset
-
-    try:
-        write_dataset(out, n, seed, prompt)
-    except OSError as error:
-        raise InputError(f"OUT {out} cannot be written ({error.strerror or error})") from None
-
-
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Argument(help="Folder for the page and the images.")] = Path("avgrad_demo"),
-    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-) -> None:
-    """Looks for sounds, spoken words and texts in the sample scenes; writes a page and images (needs no network)."""
-    _check_folder(out, "OUT")
-    from avgrad.demo import run
-
-    try:
-        result = run(out)
-    except OSError as error:
-        raise InputError(f"OUT {out} cannot be written ({error.strerror or error})") from None
-    print(result)
-    if show:
-        typer.launch(result.page.resolve().as_uri())
-
-
-@app.command("app")
-def browser_page(
-    port: Annotated[int, typer.Option(help="Where the page is served.", min=1, max=65535)] = 8501,
-    address: Annotated[
-        str, typer.Option(help="localhost: for this machine alone; 0.0.0.0: for the network.")
-    ] = "localhost",
-    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-) -> None:
-    """Serves the page on which one records or uploads a sound and looks where it is."""
-    from avgrad.app.server import serve
-
-    serve(port, address, show)
-
-
-if __name__ == "__main__":
-    main()
