@@ -129,7 +129,7 @@ class SoundSource(Task):
         """A row for each method, with its success rate by class."""
         if not len(measures):
             raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
-        return [cls._row(measures, method) for method in measures.methods]
+        return [cls._row(measures, method) for method in measures.all_methods]
 
     @classmethod
     def _row(cls, measures: Measures, method: str) -> Row:

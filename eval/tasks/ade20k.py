@@ -209,7 +209,7 @@ class Ade20k(Task):
         with cpu_threads(1), ThreadPoolExecutor(os.cpu_count()) as pool:
             return [
                 cls._row(pool, measures, method, timing, normalization)
-                for method in measures.methods
+                for method in measures.all_methods
                 for timing in cls.timings
                 for normalization in NORMALIZATIONS
             ]

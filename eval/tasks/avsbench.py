@@ -127,7 +127,7 @@ class AvsBench(Task):
             raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
         _, videos = np.unique(measures.field("image"), return_inverse=True)
         rows = []
-        for method in measures.methods:
+        for method in measures.all_methods:
             curves = measures.take(f"curve {method}")
             figures = {
                 "mean_iou": float(measures.take(f"iou {method}").mean()),

@@ -128,7 +128,7 @@ class ImageNetSegmentation(Task):
         """A row for each method."""
         if not len(measures):
             raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
-        return [Row(method, {}, foreground_figures(cls._scores(measures, method))) for method in measures.methods]
+        return [Row(method, {}, foreground_figures(cls._scores(measures, method))) for method in measures.all_methods]
 
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:

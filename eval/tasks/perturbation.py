@@ -109,7 +109,7 @@ class Perturbation(Task):
         if not len(measures):
             raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
         rows, whole = [], measures.take("whole")
-        for method in measures.methods:
+        for method in measures.all_methods:
             found = measures.take(f"hits {method}")
             for row, chosen in enumerate(CLASSES):
                 for column, test in enumerate(TESTS):
