@@ -88,9 +88,9 @@ def check_rows(
         digest.update(json.dumps([number, content, *sizes]).encode())
         items.append(item)
     if not items:
-        first = f", the first in {problems[0]}" if problems else ""
+        example = f", the first in {problems[0]}" if problems else ""
         raise DataError(
-            f"{shown(str(where))} has no usable row for {name} ({len(problems)} have problems{first}); "
+            f"{shown(str(where))} has no usable row for {name} ({len(problems)} have problems{example}); "
             "`python -m eval list` shows the expected layout"
         )
     return items, problems, num_rows, digest.hexdigest()
