@@ -71,15 +71,17 @@ class NegativeAudio(SoundSource):
         """Of each item the areas that `auc` and the three `auc_...` are means of, `[N, 4]`."""
         maxima = np.concatenate([m[:, 1:].max((-2, -1)) for m in measures.stream(f"maps {method}")])
         threshold = np.float32(np.percentile(maxima, 75))
-        found: list[list[float]] = []
+        found = np.empty((len(measures), 1 + len(NEGATIVES)))
+        items = iter(measures.items)
         for start, raw in _numbered(measures.stream(f"maps {method}", size=64)):
             for place, own in enumerate(raw):
-                fields = measures.items[start + place]
+                fields = next(items)
                 item = SoundItem(**{**fields, "boxes": tuple(map(tuple, fields["boxes"]))})
                 positive, *negatives = ss.upsample(own, cls.rule) > threshold
                 value = ss.success_auc(np.nan_to_num([ss.ciou(positive, item.truth)]))
-                found.append([value, *(ss.negative_auc(np.array([ss.predicted_share(m)])) for m in negatives)])
-        return np.array(found)
+                shares = (np.array([ss.predicted_share(mask)]) for mask in negatives)
+                found[start + place] = (value, *(ss.negative_auc(share) for share in shares))
+        return found
 
     @classmethod
     def _figures(cls, means: Array) -> dict[str, Any]:
@@ -98,7 +100,7 @@ class NegativeAudio(SoundSource):
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Means over items, at the threshold of all of them."""
-        _, images = np.unique(measures.field("image"), return_inverse=True)
+        images, _ = measures.groups("image")
         areas = cls._areas(measures, row.method)
 
         def figures(weights: Array) -> dict[str, Array]:

@@ -112,7 +112,9 @@ def write_results(
     Returns:
         The content of `results.json`.
     """
-    manifest = dict(folder.manifest)
+    manifest, digest = dict(folder.manifest), hashlib.sha256()
+    for part in measures.digests():
+        digest.update(part)
     problems = all_problems(task, measures)
     data = {key: value for key, value in manifest.pop("data").items() if key != "problems"}
     results = [
@@ -127,7 +129,7 @@ def write_results(
         **manifest,
         "data": {
             **data,
-            "content_fingerprint": hashlib.sha256(measures.digests.tobytes()).hexdigest(),
+            "content_fingerprint": digest.hexdigest(),
             "evaluated_items": len(measures),
         },
         "results": results,

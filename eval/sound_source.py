@@ -134,19 +134,20 @@ class SoundSource(Task):
     @classmethod
     def _row(cls, measures: Measures, method: str) -> Row:
         median, adaptive, _ = measures.take(f"score {method}").T
-        classes = measures.field("class_name")
+        classes, first = measures.groups("class_name")
+        names = {str(measures.items[int(position)]["class_name"]): group for group, position in enumerate(first)}
         return Row(
             method,
             {},
             cls.figures(measures, method),
             details=[
                 {
-                    "class_name": str(name),
-                    "images": int((classes == name).sum()),
-                    "ciou": ss.success_rate(median[classes == name]),
-                    "ciou_adaptive": ss.success_rate(adaptive[classes == name]),
+                    "class_name": name,
+                    "images": int((classes == group).sum()),
+                    "ciou": ss.success_rate(median[classes == group]),
+                    "ciou_adaptive": ss.success_rate(adaptive[classes == group]),
                 }
-                for name in np.unique(classes)
+                for name, group in sorted(names.items())
             ],
         )
 
@@ -164,7 +165,7 @@ class SoundSource(Task):
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Success rates and areas are means over items."""
-        _, images = np.unique(measures.field("image"), return_inverse=True)
+        images, _ = measures.groups("image")
         median, adaptive, _ = measures.take(f"score {row.method}").T
         values = {
             "ciou": median >= 0.5,

@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from avgrad.encoders.image import center_crop
 from avgrad.errors import MediaError
@@ -33,7 +32,7 @@ from eval.metrics.prompted_segmentation import (
     Normalization,
     SegmentationScore,
     normalized_heatmaps,
-    score_class,
+    score_parts,
 )
 from eval.metrics.resampling import ClassCounts, mean_over_classes
 from eval.reading import as_stored, check_rows, checked_name, is_text, need_columns, read_table, shown
@@ -44,6 +43,7 @@ from eval.task import Array, Case, DataError, Example, Inputs, Item, Problem, Pu
 CSV_NAME = "prompted_segmentation.csv"
 NAME_COLUMNS = ("class_name", "ade_class_name")
 NUM_EXAMPLES = 8
+IMAGES_AT_ONCE = 32
 MAX_CLASSES = 26 * 256  # that an annotation can encode
 # "Advanced" adds this much to the time of the word on each side.
 MARGIN_SECONDS = 0.2
@@ -203,7 +203,7 @@ class Ade20k(Task):
 
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
-        """A row per method, timing and normalization; full-size heatmaps exist for one class per core at a time."""
+        """A row per method, timing and normalization; full-size heatmaps exist for a few images per core at a time."""
         if not len(measures):
             raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
         with cpu_threads(1), ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -220,7 +220,7 @@ class Ade20k(Task):
     ) -> Row:
         members, names = cls._members(measures), _class_names(measures)
         load = cls._loader(measures, method, timing, normalization)
-        scores = pool.map(lambda chosen: score_class(*load(chosen)), members.values())
+        scores = pool.map(lambda chosen: score_parts(load(chosen)), members.values())
         score = SegmentationScore(dict(zip(members, scores, strict=True)))
         return Row(
             method=method,
@@ -254,31 +254,37 @@ class Ade20k(Task):
     @classmethod
     def _loader(
         cls, measures: Measures, method: str, timing: str, normalization: Normalization
-    ) -> Callable[[Array], tuple[Tensor, Array]]:
-        """A function that gives the heatmaps and masks of some items."""
+    ) -> Callable[[Array], Callable[[], Iterator[tuple[Array, Array]]]]:
+        """A function that gives the heatmaps and masks of some items, in parts and as often as they are asked for."""
         place, name = cls.timings.index(timing), f"map {method}"
         low, high = math.inf, -math.inf
         for maps in measures.stream(name):
             low, high = min(low, float(maps[:, place].min())), max(high, float(maps[:, place].max()))
 
-        def load(chosen: Array) -> tuple[Tensor, Array]:
-            raw = measures.take(name, chosen)[:, place]
-            maps = normalized_heatmaps(raw, normalization, cls.side, low, high)
-            return maps, unpack_masks(measures.take("mask", chosen), cls.side)
+        def load(chosen: Array) -> Callable[[], Iterator[tuple[Array, Array]]]:
+            raw, masks = measures.take(name, chosen)[:, place].copy(), measures.take("mask", chosen)
+
+            def parts() -> Iterator[tuple[Array, Array]]:
+                for start in range(0, len(raw), IMAGES_AT_ONCE):
+                    own = slice(start, start + IMAGES_AT_ONCE)
+                    maps = normalized_heatmaps(raw[own], normalization, cls.side, low, high)
+                    yield maps.numpy(), unpack_masks(masks[own], cls.side)
+
+            return parts
 
         return load
 
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Exact but for average precision, which comes from binned scores (`eval.metrics.resampling`)."""
-        _, images = np.unique(measures.field("image"), return_inverse=True)
+        images, _ = measures.groups("image")
         members = cls._members(measures)
         variant = row.variant["timing"], row.variant["normalization"]
         load = cls._loader(measures, row.method, *variant)  # type: ignore[arg-type]
         counts = []
         for chosen in members.values():
-            maps, masks = load(chosen)
-            counts.append(ClassCounts.of(maps.numpy(), masks, images[chosen]))
+            maps, masks = (np.concatenate(arrays) for arrays in zip(*load(chosen)(), strict=True))
+            counts.append(ClassCounts.of(maps, masks, images[chosen]))
 
         def figures(weights: Array) -> dict[str, Array]:
             ap, iou = zip(*(count.figures(weights) for count in counts), strict=True)

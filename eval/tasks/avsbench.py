@@ -17,7 +17,7 @@ from avgrad.engine.attribute import min_max, upsample
 from avgrad.errors import MediaError
 from avgrad.media import load_image, open_audio
 from eval.encoder import Encoder
-from eval.metrics.avsbench import THRESHOLDS, f_curve, f_score, f_score_as_published, frame_iou
+from eval.metrics.avsbench import THRESHOLDS, f_curve, frame_iou
 from eval.reading import as_stored, check_rows, checked_name, need_columns, read_bytes, read_table
 from eval.store import Measures, unpack_masks
 from eval.task import Array, Case, DataError, Example, Inputs, Item, Published, Resampler, Row, Task, task
@@ -125,28 +125,38 @@ class AvsBench(Task):
         """A row for each method, with its mean F-score over thresholds as a curve."""
         if not len(measures):
             raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
-        _, videos = np.unique(measures.field("image"), return_inverse=True)
+        videos, _ = measures.groups("image")
         rows = []
         for method in measures.all_methods:
-            curves = measures.take(f"curve {method}")
+            total, valid = cls._curves(measures, method, videos)
+            best = np.divide(total, valid[:, None], out=np.zeros_like(total), where=valid[:, None] > 0).max(axis=1)
             figures = {
                 "mean_iou": float(measures.take(f"iou {method}").mean()),
-                "f_score": f_score(curves),
-                "f_score_as_published": f_score_as_published(curves, videos.tolist()),
+                "f_score": float((total.sum(axis=0) / max(valid.sum(), 1)).max()),
+                "f_score_as_published": float(best.mean()),
             }
             rows.append(Row(method, {}, figures))
         return rows
 
     @classmethod
+    def _curves(cls, measures: Measures, method: str, videos: Array) -> tuple[Array, Array]:
+        """Of each video the sum of its frames' F-score curves `[V, 255]`, and the number of frames with one `[V]`."""
+        count = int(videos.max()) + 1
+        total, valid, start = np.zeros((count, len(THRESHOLDS))), np.zeros(count), 0
+        for curves in measures.stream(f"curve {method}"):
+            own = videos[start : start + len(curves)]
+            filled = ~np.isnan(curves).any(axis=1)
+            np.add.at(total, own[filled], curves[filled])
+            np.add.at(valid, own[filled], 1)
+            start += len(curves)
+        return total, valid
+
+    @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Sums of IoU and of curves over the frames of each video."""
-        _, videos = np.unique(measures.field("image"), return_inverse=True)
-        count = int(videos.max()) + 1
-        ious, curves = measures.take(f"iou {row.method}"), measures.take(f"curve {row.method}")
-        filled = ~np.isnan(curves).any(axis=1)
-        frames, iou, valid = (np.bincount(videos, weights, count) for weights in (None, ious, filled.astype(float)))
-        total = np.zeros((count, len(THRESHOLDS)))
-        np.add.at(total, videos[filled], curves[filled])
+        videos, _ = measures.groups("image")
+        total, valid = cls._curves(measures, row.method, videos)
+        frames, iou = (np.bincount(videos, weights) for weights in (None, measures.take(f"iou {row.method}")))
 
         def figures(weights: Array) -> dict[str, Array]:
             mean = weights @ total / np.maximum(weights @ valid, 1)[:, None]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -151,7 +151,7 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
         return measured
 
     @classmethod
-    def _birds(cls, measures: Measures, method: str) -> list[fb.Bird]:
+    def _birds(cls, measures: Measures, method: str) -> Iterator[fb.Bird]:
         names = (
             "label",
             "logits",
@@ -162,8 +162,8 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
             f"objects {method}",
             f"total {method}",
         )
-        birds = []
-        for values in zip(*(measures.take(name) for name in names), strict=True):
+        rows = (zip(*parts, strict=True) for parts in zip(*(measures.stream(n, 64) for n in names), strict=True))
+        for values in chain.from_iterable(rows):
             label, logits, kept, background, prompts, parts, objects, total = values
             known = ~np.isnan(background[:, 0])
             # of the other classes nothing is asked
@@ -171,8 +171,7 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
             object_importance, totals = np.full((len(logits), int(known.sum())), np.nan), np.full(len(logits), np.nan)
             importance[prompts], object_importance[prompts], totals[prompts] = parts, objects[:, known], total
             without = {frozenset(fb.PARTS) - own: values for own, values in zip(KEPT, kept, strict=True)}
-            birds.append(fb.Bird(int(label), logits, without, background[known], importance, object_importance, totals))
-        return birds
+            yield fb.Bird(int(label), logits, without, background[known], importance, object_importance, totals)
 
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
@@ -185,28 +184,26 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Means over images at the threshold of all of them."""
-        class_parts, threshold = measures.take("class_parts", np.array([0]))[0], row.figures["threshold"]
-        sets, birds = fb.minimal_sufficient_sets(class_parts), cls._birds(measures, row.method)
-        values = {
-            "accuracy": [float(bird.is_correct) for bird in birds],
-            "background_independence": [fb.background_independence([bird]) for bird in birds],
-            "csdc": [fb.csdc([bird], sets, threshold) for bird in birds],
-            "preservation_check": [fb.preservation_check([bird], threshold) for bird in birds],
-            "deletion_check": [fb.deletion_check([bird], threshold) for bird in birds],
-            "distractibility": [fb.distractibility([bird], threshold) for bird in birds],
-            "single_deletion": [fb.single_deletion([bird]) for bird in birds],
-            "target_sensitivity": [fb.target_sensitivity([bird], class_parts) for bird in birds],
-        }
+        class_parts = measures.take("class_parts", np.array([0]))[0]
+        sets, place = fb.minimal_sufficient_sets(class_parts), int(np.argmin(abs(fb.THRESHOLDS - row.figures["threshold"])))
+        found: dict[str, list[float]] = {name: [] for name in cls.columns}
+        objects = []  # background independence is a mean over background objects
+        for bird in cls._birds(measures, row.method):
+            own = fb.bird_values(bird, class_parts, sets)
+            for name, entries in found.items():
+                entries.append(float(own[name][place] if own[name].ndim else own[name]))
+            objects.append(len(bird.without_background))
+        values = {name: np.array(entries) for name, entries in found.items()}
         counts = {name: np.isfinite(value).astype(float) for name, value in values.items()}
-        counts["background_independence"] *= [len(bird.without_background) for bird in birds]  # of all objects
+        counts["background_independence"] *= objects
 
         def figures(weights: Array) -> dict[str, Array]:
-            found = {}
+            drawn = {}
             for name, value in values.items():
                 own = weights * counts[name]
                 total = own.sum(axis=1)
                 mean = own @ np.nan_to_num(value)
-                found[name] = np.divide(mean, total, out=np.full(len(weights), np.nan), where=total > 0)
-            return found
+                drawn[name] = np.divide(mean, total, out=np.full(len(weights), np.nan), where=total > 0)
+            return drawn
 
         return figures

@@ -117,11 +117,10 @@ class ImageNetSegmentation(Task):
         return measured
 
     @classmethod
-    def _scores(cls, measures: Measures, method: str) -> list[ForegroundScore]:
-        return [
-            ForegroundScore(int(v[0]), int(v[1]), v[2:4], v[4:6], *(float(x) for x in v[6:]))
-            for v in measures.take(f"score {method}")
-        ]
+    def _scores(cls, measures: Measures, method: str) -> Iterator[ForegroundScore]:
+        for values in measures.stream(f"score {method}"):
+            for v in values:
+                yield ForegroundScore(int(v[0]), int(v[1]), v[2:4], v[4:6], *(float(x) for x in v[6:]))
 
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:

@@ -67,7 +67,7 @@ class Interactive(SoundSource):
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Interactive figures are means over images."""
         simple = super().resampler(measures, row)
-        _, images = np.unique(measures.field("image"), return_inverse=True)
+        images, _ = measures.groups("image")
         scores = np.nan_to_num(measures.take(f"score {row.method}").T[:2])
         worst = np.full((2, images.max() + 1), np.inf)
         for own, values in zip(worst, scores, strict=True):
