@@ -99,9 +99,7 @@ def common(a: Measures, b: Measures) -> tuple[Measures, Measures]:
         raise RunError(f"the two runs are of {names}; compare runs of the same benchmark")
     _, in_a, in_b = np.intersect1d(a.field("row"), b.field("row"), return_indices=True)
     first, second = a.subset(in_a), b.subset(in_b)
-    pairs = chain(
-        zip(first.items, second.items, strict=True), zip(first.digests(), second.digests(), strict=True)
-    )
+    pairs = chain(zip(first.items, second.items, strict=True), zip(first.digests(), second.digests(), strict=True))
     if not len(in_a) or any(own != other for own, other in pairs):
         raise RunError("the two runs are not over the same data; compare runs with the same --data")
     return first, second

@@ -123,7 +123,7 @@ def write_results(
     ]
     if ablation:
         manifest["layer_ablation"] = [
-            {"first_layer": layer, **row.variant, **_json(row.figures)} for layer, row in ablation
+            {"first_layer": layer, **own.variant, **_json(own.figures)} for layer, own in ablation
         ]
     content = {
         **manifest,
@@ -145,8 +145,8 @@ def write_results(
         writer = csv.DictWriter(lines, columns, lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            for part in row.details:
-                writer.writerow({"method": row.method, **row.variant, **_json(part)})
+            for detail in row.details:
+                writer.writerow({"method": row.method, **row.variant, **_json(detail)})
         write_atomic(folder.path / "details.csv", lines.getvalue().encode())
     return content
 

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,11 +39,25 @@ from eval.metrics.resampling import ClassCounts, mean_over_classes
 from eval.reading import as_stored, check_rows, checked_name, is_text, need_columns, read_table, shown
 from eval.runner import cpu_threads
 from eval.store import Measures, unpack_masks
-from eval.task import Array, Case, DataError, Example, Inputs, Item, Problem, Published, Resampler, Row, Task, task
+from eval.task import (
+    Array,
+    Case,
+    DataError,
+    Example,
+    Inputs,
+    Item,
+    Problem,
+    Published,
+    Resampler,
+    Row,
+    Task,
+    image_or_blank,
+    spread,
+    task,
+)
 
 CSV_NAME = "prompted_segmentation.csv"
 NAME_COLUMNS = ("class_name", "ade_class_name")
-NUM_EXAMPLES = 8
 IMAGES_AT_ONCE = 32
 MAX_CLASSES = 26 * 256  # that an annotation can encode
 # "Advanced" adds this much to the time of the word on each side.
@@ -306,14 +321,10 @@ class Ade20k(Task):
     def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
         """The first image of some classes, from the best to the worst."""
         classes = [part for part in row.details if not np.isnan(part["average_precision"])]
-        classes.sort(key=lambda part: (-part["average_precision"], part["class_id"]))
-        spread = np.linspace(0, len(classes) - 1, min(NUM_EXAMPLES, len(classes))).round().astype(int)
-        for place in np.unique(spread):
+        for place in spread(np.array([part["average_precision"] for part in classes])):
             chosen = self._members(measures)[classes[place]["class_id"]][:1]
-            try:
-                image = self.image(str(measures.items[int(chosen[0])]["image"]))
-            except MediaError:  # the data may have been removed since
-                image = Image.new("RGB", (self.side, self.side), "white")
+            name = str(measures.items[int(chosen[0])]["image"])
+            image = image_or_blank(partial(self.image, name), self.side)
             maps = {
                 method: normalized_heatmaps(measures.take(f"map {method}", chosen)[:, 0], "image", self.side, 0.0, 1.0)[
                     0

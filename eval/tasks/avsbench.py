@@ -6,6 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,10 +21,23 @@ from eval.encoder import Encoder
 from eval.metrics.avsbench import THRESHOLDS, f_curve, frame_iou
 from eval.reading import as_stored, check_rows, checked_name, need_columns, read_bytes, read_table
 from eval.store import Measures, unpack_masks
-from eval.task import Array, Case, DataError, Example, Inputs, Item, Published, Resampler, Row, Task, task
+from eval.task import (
+    Array,
+    Case,
+    DataError,
+    Example,
+    Inputs,
+    Item,
+    Published,
+    Resampler,
+    Row,
+    Task,
+    image_or_blank,
+    spread,
+    task,
+)
 
 NUM_FRAMES = 5  # of a video, one per second
-NUM_EXAMPLES = 8
 _TACO = "arXiv 2412.01488"
 
 
@@ -92,7 +106,7 @@ class AvsBench(Task):
         """Load an item."""
         paths = self._paths(item)
         try:
-            square = load_image(paths[0]).resize((self.side, self.side), Image.Resampling.BILINEAR)
+            square = self._square(paths[0])
             labels = as_stored(paths[1]).convert("L").resize((self.side, self.side), Image.Resampling.NEAREST)
             with open_audio(paths[2]) as audio:
                 # a second before and after the middle of the frame's own second, within the sound
@@ -102,6 +116,9 @@ class AvsBench(Task):
         except (MediaError, OSError) as error:
             raise DataError(str(error)) from error
         return Case(inputs.image(square), [clips], {"mask": np.asarray(labels) > 127}, digest.digest())
+
+    def _square(self, path: Path) -> Image.Image:
+        return load_image(path).resize((self.side, self.side), Image.Resampling.BILINEAR)
 
     def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
         """IoU and F-score curve of the frame by each method, the mask and the raw maps for the report."""
@@ -166,15 +183,10 @@ class AvsBench(Task):
 
     def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
         """Frames from the highest IoU to the lowest."""
-        order = np.argsort(-measures.take(f"iou {row.method}"), kind="stable")
-        spread = np.linspace(0, len(order) - 1, min(NUM_EXAMPLES, len(order))).round().astype(int)
-        for position in order[np.unique(spread)]:
+        for position in spread(measures.take(f"iou {row.method}")):
             chosen = np.array([position])
             fields = measures.items[int(position)]
-            try:
-                image = load_image(self.root / fields["file"]).resize((self.side, self.side))
-            except MediaError:  # the data may have been removed since
-                image = Image.new("RGB", (self.side, self.side), "white")
+            image = image_or_blank(partial(self._square, self.root / fields["file"]), self.side)
             mask = unpack_masks(measures.take("mask", chosen), self.side)[0]
             maps = {name: self._heatmap(measures.take(f"map {name}", chosen)[0]) for name in measures.methods}
             yield Example(f"{fields['image']}, frame {fields['frame']}", image, mask, maps)

@@ -185,7 +185,10 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Means over images at the threshold of all of them."""
         class_parts = measures.take("class_parts", np.array([0]))[0]
-        sets, place = fb.minimal_sufficient_sets(class_parts), int(np.argmin(abs(fb.THRESHOLDS - row.figures["threshold"])))
+        sets, place = (
+            fb.minimal_sufficient_sets(class_parts),
+            int(np.argmin(abs(fb.THRESHOLDS - row.figures["threshold"]))),
+        )
         found: dict[str, list[float]] = {name: [] for name in cls.columns}
         objects = []  # background independence is a mean over background objects
         for bird in cls._birds(measures, row.method):
