@@ -11,7 +11,6 @@ import torch
 
 from avgrad.errors import MediaError
 from avgrad.media import open_audio
-from eval.encoder import Encoder
 from eval.metrics import sound_source as ss
 from eval.sound_source import SoundItem, SoundSource
 from eval.store import Measures
@@ -61,10 +60,10 @@ class NegativeAudio(SoundSource):
         noise = sound(open_audio((waveform, sound.sample_rate)))
         return replace(case, prompts=[*case.prompts, silence, noise, other])
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
         """What the other tasks keep, and the raw maps of all four sounds: their threshold is known at the end."""
         kept = {f"maps {name}": raw for name, raw in maps.items()}
-        return {**super().measure(case, maps, encoder), **kept}
+        return {**super().measure(case, maps), **kept}
 
     @classmethod
     def _areas(cls, measures: Measures, method: str) -> Array:

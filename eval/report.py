@@ -113,8 +113,8 @@ def write_results(
         The content of `results.json`.
     """
     manifest, digest = dict(folder.manifest), hashlib.sha256()
-    for part in measures.digests():
-        digest.update(part)
+    for own in measures.digests():
+        digest.update(own)
     problems = all_problems(task, measures)
     data = {key: value for key, value in manifest.pop("data").items() if key != "problems"}
     results = [

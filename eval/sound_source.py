@@ -15,7 +15,6 @@ from PIL import Image
 
 from avgrad.errors import MediaError
 from avgrad.media import load_image, open_audio
-from eval.encoder import Encoder
 from eval.metrics import sound_source as ss
 from eval.reading import check_rows, checked_name, is_text, shown
 from eval.store import Measures
@@ -121,7 +120,7 @@ class SoundSource(Task):
         image = load_image(self.root / item.file)
         return image.resize((self.side, self.side), Image.Resampling[resampling.upper()])
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
         """cIoU of both masks and the confidence of each method, and its raw map for the report."""
         measured: dict[str, Array] = {}
         for name, raw in maps.items():

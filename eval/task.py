@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -106,6 +107,7 @@ class Case:
         truth: what the task measures against.
         digest: SHA-256 of the files it was loaded from.
         problems: found on loading that do not keep it from being evaluated: kind and message.
+        others: more preprocessed images for `Task.probe`, float32 `[n, 3, h, w]`.
     """
 
     pixels: Tensor
@@ -113,6 +115,7 @@ class Case:
     truth: Mapping[str, Array]
     digest: bytes
     problems: Sequence[tuple[ProblemKind, str]] = ()
+    others: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass(frozen=True)
@@ -217,15 +220,27 @@ class Task(ABC):
             DataError: one of its files cannot be read.
         """
 
-    @abstractmethod
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
-        """What to keep of an item: small arrays, of the same shapes for all items of a task.
+    def probe(self, case: Case, maps: Mapping[str, Array], embeddings: Tensor, encoder: Encoder) -> Mapping[str, Array]:
+        """Measures that need the model again, as those of `measure`; by default none. Runs in the model's loop.
 
         Args:
             case: the item.
             maps: by method raw maps on the patch grid, float32 `[P, gh, gw]`.
-            encoder: the model, for tasks that ask it again.
+            embeddings: of the prompts, `[P, D]`.
+            encoder: the model.
         """
+        return {}
+
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
+        """What to keep of an item: small arrays, of the same shapes for all items of a task; by default nothing.
+
+        Runs in a process of its own, beside the model.
+
+        Args:
+            case: the item, without pixels and prompts.
+            maps: by method raw maps on the patch grid, float32 `[P, gh, gw]`.
+        """
+        return {}
 
     @classmethod
     @abstractmethod

@@ -26,7 +26,6 @@ from avgrad.encoders.image import center_crop
 from avgrad.errors import MediaError
 from avgrad.media import open_audio
 from avgrad.scenes.dataset import decode_annotation
-from eval.encoder import Encoder
 from eval.metrics.prompted_segmentation import (
     NORMALIZATIONS,
     RECALL_LEVELS,
@@ -212,7 +211,7 @@ class Ade20k(Task):
             problems.append(("no pixels", f"{item.image} shows no {name} in the part that is evaluated"))
         return Case(inputs.image(square), clips, {"mask": mask}, digest.digest(), problems)
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
         """The mask, eight pixels to a byte, and the raw maps: average precision needs all pixels of a class."""
         return {"mask": np.packbits(case.truth["mask"]), **{f"map {name}": values for name, values in maps.items()}}
 

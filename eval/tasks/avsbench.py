@@ -17,7 +17,6 @@ from PIL import Image
 from avgrad.engine.attribute import min_max, upsample
 from avgrad.errors import MediaError
 from avgrad.media import load_image, open_audio
-from eval.encoder import Encoder
 from eval.metrics.avsbench import THRESHOLDS, f_curve, frame_iou
 from eval.reading import as_stored, check_rows, checked_name, need_columns, read_bytes, read_table
 from eval.store import Measures, unpack_masks
@@ -120,7 +119,7 @@ class AvsBench(Task):
     def _square(self, path: Path) -> Image.Image:
         return load_image(path).resize((self.side, self.side), Image.Resampling.BILINEAR)
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
         """IoU and F-score curve of the frame by each method, the mask and the raw maps for the report."""
         mask = case.truth["mask"]
         measured: dict[str, Array] = {"mask": np.packbits(mask)}

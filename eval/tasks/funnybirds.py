@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from avgrad.errors import MediaError
 from avgrad.media import load_image
@@ -119,20 +120,20 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
             "label": np.array(item.label),
             "prompts": np.array([-1 if index is None else index for index in prompts]),
             "part_map": np.asarray(part_map),
-            "interventions": torch.stack(others).numpy(),
+            "num_background": np.array(item.num_background),
         }
-        return Case(pixels, [ClassPrompt(index) for index in prompts], truth, digest)
+        own = [ClassPrompt(index) for index in prompts]
+        return Case(pixels, own, truth, digest, others=torch.stack(others))
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
-        """Logits of the image and its interventions, and the importances by each method."""
+    def probe(self, case: Case, maps: Mapping[str, Array], embeddings: Tensor, encoder: Encoder) -> Mapping[str, Array]:
+        """Logits of the image and its interventions, and the classes of the prompts."""
         logits = encoder.logits(case.pixels[None]).numpy()[0]
-        interventions = torch.from_numpy(case.truth["interventions"])
-        changed = torch.cat([encoder.logits(part) for part in interventions.split(BATCH)]).numpy()
+        changed = torch.cat([encoder.logits(part) for part in case.others.split(BATCH)]).numpy()
         background = np.full((self.most_background, len(logits)), np.nan, dtype=np.float32)
         background[: len(changed) - len(KEPT)] = changed[len(KEPT) :]
         prompts = case.truth["prompts"].copy()
         prompts[prompts < 0] = logits.argmax()
-        measured = {
+        return {
             "label": case.truth["label"],
             "class_parts": self.class_parts,
             "logits": logits,
@@ -140,10 +141,14 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
             "background": background,
             "prompts": prompts,
         }
+
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The importances by each method."""
+        measured: dict[str, Array] = {}
+        count = int(case.truth["num_background"])
         for name, raw in maps.items():
             large = F.interpolate(torch.from_numpy(raw)[:, None], (SIZE, SIZE), mode="nearest")[:, 0].numpy()
             objects = np.full((len(raw), self.most_background), np.nan)
-            count = len(changed) - len(KEPT)
             objects[:, :count] = fb.background_importances(large, case.truth["part_map"], count)
             measured[f"parts {name}"] = fb.part_importances(large, case.truth["part_map"])
             measured[f"objects {name}"] = objects

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from eval.encoder import ClassPrompt, Encoder
+from eval.encoder import ClassPrompt
 from eval.metrics.segmentation import ForegroundScore, foreground_figures, scaled, score_foreground
 from eval.reading import file_size, shown
 from eval.store import Measures, unpack_masks
@@ -106,7 +106,7 @@ class ImageNetSegmentation(Task):
         digest = hashlib.sha256(image.tobytes() + labels.tobytes()).digest()
         return Case(inputs.image(square), [ClassPrompt(None)], {"mask": mask}, digest)
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
         """The figures of the image by each method, the mask and the raw maps for the report."""
         measured: dict[str, Array] = {"mask": np.packbits(case.truth["mask"])}
         for name, raw in maps.items():

@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 from avgrad.errors import MediaError
-from eval.encoder import Encoder
 from eval.metrics import sound_source as ss
 from eval.reading import as_stored, read_records
 from eval.sound_source import SoundItem, SoundSource, checked_base_name, checked_boxes
@@ -109,9 +108,9 @@ class Interactive(SoundSource):
             problems.append(("no pixels", f"{item.mask} marks no pixel"))
         return replace(case, truth={**case.truth, "mask": mask}, digest=digest, problems=problems)
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
         """What the other tasks keep, and the same against the segmentation."""
-        measured = dict(super().measure(case, maps, encoder))
+        measured = dict(super().measure(case, maps))
         if "mask" in case.truth:
             measured |= {f"mask score {name}": self._score(raw[:1], case.truth["mask"]) for name, raw in maps.items()}
         return measured

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from avgrad.errors import MediaError
 from avgrad.media import load_image
@@ -86,7 +87,7 @@ class Perturbation(Task):
         truth = {"label": np.array(item.label), "mean": np.array(inputs.image.mean), "std": np.array(inputs.image.std)}
         return Case(inputs.image(square), [ClassPrompt(None), ClassPrompt(item.label)], truth, digest)
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+    def probe(self, case: Case, maps: Mapping[str, Array], embeddings: Tensor, encoder: Encoder) -> Mapping[str, Array]:
         """Whether the label is predicted: for the whole image, and for each method, class, test and step."""
         label = case.truth["label"]
         mean, std = (torch.from_numpy(case.truth[name]).float()[:, None, None] for name in ("mean", "std"))

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from avgrad.errors import MediaError
 from avgrad.media import Audio, open_audio
-from eval.encoder import Encoder
 from eval.metrics import sound_source as ss
 from eval.metrics.prompted_segmentation import score_class
 from eval.reading import read_records, read_rows
@@ -110,7 +109,7 @@ audio/ID.wav"""
             raise DataError(str(error)) from error
         return Case(inputs.image(square), [mixture], {"truth": item.truth}, digest.digest())
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
         """cIoU, confidence and both pixel-wise average precisions of each method, and its raw map for the report."""
         measured: dict[str, Array] = {}
         truth = case.truth["truth"]
