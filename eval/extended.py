@@ -61,7 +61,7 @@ class Extended(SoundSource):
         )
 
     @classmethod
-    def figures(cls, measures: Measures, method: str) -> dict[str, float]:
+    def figures(cls, measures: Measures, method: str, variant: Mapping[str, str]) -> dict[str, float]:
         """The figures of a method."""
         arrays = cls._arrays(measures, method)
         return {

@@ -74,8 +74,7 @@ class NegativeAudio(SoundSource):
         items = iter(measures.items)
         for start, raw in _numbered(measures.stream(f"maps {method}", size=64)):
             for place, own in enumerate(raw):
-                fields = next(items)
-                item = SoundItem(**{**fields, "boxes": tuple(map(tuple, fields["boxes"]))})
+                item = SoundItem.of(next(items))
                 positive, *negatives = ss.upsample(own, cls.rule) > threshold
                 value = ss.success_auc(np.nan_to_num([ss.ciou(positive, item.truth)]))
                 shares = (np.array([ss.predicted_share(mask)]) for mask in negatives)
@@ -92,7 +91,7 @@ class NegativeAudio(SoundSource):
         return {"auc": means[..., 0], "auc_negative": negative, "f_auc": f_auc, **by_name}
 
     @classmethod
-    def figures(cls, measures: Measures, method: str) -> dict[str, float]:
+    def figures(cls, measures: Measures, method: str, variant: Mapping[str, str]) -> dict[str, float]:
         """The figures of a method."""
         return {name: float(value) for name, value in cls._figures(cls._areas(measures, method).mean(axis=0)).items()}
 

@@ -22,9 +22,10 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
-from avgrad.engine.methods import Pooling
+from avgrad.engine.methods import Pooling, resolve_layers
 from avgrad.models.model import Model
 from eval.encoder import Encoder
+from eval.layer_ablation import ablated_methods
 from eval.methods import attribute_all
 from eval.scorer import Job, Scorer, slim
 from eval.store import RunFolder
@@ -43,6 +44,7 @@ class Settings:
         pooling: as in `avgrad.attribute`.
         batch_size: items per batch.
         threads: CPU threads per process; the order of sums depends on it.
+        layer_ablation: whether to measure legrad from each further layer on as well.
     """
 
     methods: tuple[str, ...] = ("legrad", "cosine", "raw_attention")
@@ -50,6 +52,7 @@ class Settings:
     pooling: Pooling = "mean"
     batch_size: int = 16
     threads: int = 1
+    layer_ablation: bool = False
 
 
 @dataclass
@@ -122,9 +125,14 @@ def make_manifest(
     model: Model, task: Task, settings: Settings, arguments: dict[str, Any], device: torch.device
 ) -> dict[str, Any]:
     """Everything that the results depend on."""
+    ablation = {}
+    if settings.layer_ablation:
+        layers = resolve_layers(settings.layers, len(model.vision.blocks))
+        ablation = {"layer_ablation": {"first_layer": layers[0], "methods": ablated_methods(layers)}}
     return {
         "benchmark": task.name,
         "arguments": {**arguments, **vars(settings)},
+        **ablation,
         "model": {
             "name": model.name,
             "fingerprint": model_fingerprint(model),
@@ -189,7 +197,8 @@ def _compute(
     counts = [len(own) for own in embeddings]
     # items with fewer prompts than others repeat their last one, whose maps are dropped
     padded = [torch.cat([own, own[-1:].expand(max(counts) - len(own), -1)]) for own in embeddings]
-    maps = attribute_all(view, pixels, torch.stack(padded), settings.methods, settings.layers, settings.pooling)
+    chosen = settings.methods, settings.layers, settings.pooling, settings.layer_ablation
+    maps = attribute_all(view, pixels, torch.stack(padded), *chosen)
     arrays = {name: values.cpu().numpy() for name, values in maps.items()}
     found = [{name: a[index, :count] for name, a in arrays.items()} for index, count in enumerate(counts)]
     cases = zip(batch.cases, found, embeddings, strict=True)

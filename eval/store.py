@@ -215,6 +215,12 @@ class Measures:
         """The attribution methods of the run."""
         return list(self.manifest["arguments"]["methods"])
 
+    @property
+    def all_methods(self) -> list[str]:
+        """The attribution methods of the run, and those of its layer ablation (`eval.layer_ablation`)."""
+        ablation = self.manifest.get("layer_ablation")
+        return [*self.methods, *(ablation["methods"] if ablation else ())]
+
     def field(self, name: str) -> Array:
         """A field of all items, `[N]`."""
         return np.array([item[name] for item in self.items])

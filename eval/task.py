@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from avgrad.encoders.image import Preprocess
-from avgrad.errors import InputError, UnsupportedModelError
+from avgrad.errors import InputError, MediaError, UnsupportedModelError
 from avgrad.models.model import AudioPreprocess
 from eval.encoder import Encoder, Prompt
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from eval.store import Measures
 
 Array = np.ndarray[Any, np.dtype[Any]]
-ProblemKind = Literal["missing file", "unreadable row", "unreadable file", "no pixels", "class without pixels"]
+ProblemKind = Literal[
+    "missing file", "unreadable row", "duplicate row", "unreadable file", "no pixels", "class without pixels"
+]
+NUM_EXAMPLES = 8  # in a report
 Class = TypeVar("Class", bound="type[Task]")
 # (weights of images [R, n], 0 for those left out) -> each figure [R]
 Resampler = Callable[[Array], Mapping[str, Array]]
@@ -261,6 +264,25 @@ class Task(ABC):
     def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
         """A few items for the report, from the best to the worst of a row."""
         yield from ()
+
+
+def spread(scores: Array) -> list[int]:
+    """Positions of a few items, evenly spread from the highest score to the lowest; equal ones in their order.
+
+    >>> spread(np.array([0.1, 0.9, 0.5]))
+    [1, 2, 0]
+    """
+    order = np.argsort(-scores, kind="stable")
+    places = np.linspace(0, len(order) - 1, min(NUM_EXAMPLES, len(order))).round().astype(int)
+    return [int(position) for position in order[np.unique(places)]]
+
+
+def image_or_blank(load: Callable[[], Image.Image], side: int) -> Image.Image:
+    """An image for the report; a white one if it cannot be read, since the data may have been removed."""
+    try:
+        return load()
+    except MediaError:
+        return Image.new("RGB", (side, side), "white")
 
 
 TASKS: dict[str, type[Task]] = {}

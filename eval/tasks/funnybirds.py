@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -20,9 +19,9 @@ from avgrad.errors import MediaError
 from avgrad.media import load_image
 from eval.encoder import ClassPrompt, Encoder
 from eval.metrics import funnybirds as fb
-from eval.reading import file_size, read_records, shown
+from eval.reading import check_rows, read_records, shown
 from eval.store import Measures
-from eval.task import Array, Case, DataError, Inputs, Item, Problem, Resampler, Row, Task, task
+from eval.task import Array, Case, DataError, Inputs, Item, Resampler, Row, Task, task
 
 SIZE = 256  # of the images in pixels
 BATCH = 32
@@ -79,26 +78,12 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"classes.json cannot be used ({error!r}); class_idx and parts are expected") from None
         self.class_names = [f"bird {index}" for index in range(len(classes))]
-        rows = read_records(self.root / "dataset_test.json")[:limit]
-        self.items, self.problems, self.num_rows = [], [], len(rows)
-        digest = hashlib.sha256(self.class_parts.tobytes())
-        for number, row in enumerate(rows, start=1):
-            try:
-                item = self._item(number, row)
-            except DataError as error:
-                self.problems.append(Problem(number, "unreadable row", str(error)))
-                continue
-            try:
-                sizes = [file_size(path) for path in self._paths(item)]
-            except DataError as error:
-                self.problems.append(Problem(number, "missing file", str(error)))
-                continue
-            digest.update(json.dumps([vars(item), *sizes]).encode())
-            self.items.append(item)
-        if not self.items:
-            raise DataError(f"{shown(str(root))} has no usable image ({len(self.problems)} have problems)")
+        path = self.root / "dataset_test.json"
+        self.items, self.problems, self.num_rows, digest = check_rows(
+            self.name, path, enumerate(read_records(path), start=1), self._item, self._paths, limit
+        )
         self.most_background = max(item.num_background for item in self.items)
-        self.fingerprint = digest.hexdigest()
+        self.fingerprint = hashlib.sha256(self.class_parts.tobytes() + digest.encode()).hexdigest()
 
     def _item(self, number: int, row: Mapping[str, Any]) -> BirdImage:
         label, objects = row.get("class_idx"), row.get("bg_objects", "")
@@ -199,7 +184,7 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
         if not len(measures):
             raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
         parts = measures.take("class_parts", np.array([0]))[0]
-        return [Row(m, {}, fb.funnybirds_figures(cls._birds(measures, m), parts)) for m in measures.methods]
+        return [Row(m, {}, fb.funnybirds_figures(cls._birds(measures, m), parts)) for m in measures.all_methods]
 
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:

@@ -14,10 +14,9 @@ from eval.encoder import ClassPrompt
 from eval.metrics.segmentation import ForegroundScore, foreground_figures, scaled, score_foreground
 from eval.reading import file_size, shown
 from eval.store import Measures, unpack_masks
-from eval.task import Array, Case, DataError, Example, Inputs, Item, Published, Resampler, Row, Task, task
+from eval.task import Array, Case, DataError, Example, Inputs, Item, Published, Resampler, Row, Task, spread, task
 
 FILE = "gtsegs_ijcv.mat"
-NUM_EXAMPLES = 8
 _LEGRAD = "Bousselham et al., ICCV 2025, ViT-B/16"
 
 
@@ -127,7 +126,7 @@ class ImageNetSegmentation(Task):
         """A row for each method."""
         if not len(measures):
             raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
-        return [Row(method, {}, foreground_figures(cls._scores(measures, method))) for method in measures.methods]
+        return [Row(method, {}, foreground_figures(cls._scores(measures, method))) for method in measures.all_methods]
 
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
@@ -149,9 +148,7 @@ class ImageNetSegmentation(Task):
 
     def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
         """Images from the highest pixel accuracy to the lowest."""
-        order = np.argsort(-measures.take(f"score {row.method}")[:, 0], kind="stable")
-        spread = np.linspace(0, len(order) - 1, min(NUM_EXAMPLES, len(order))).round().astype(int)
-        for position in order[np.unique(spread)]:
+        for position in spread(measures.take(f"score {row.method}")[:, 0]):
             chosen = np.array([position])
             fields = measures.items[int(position)]
             image, _ = self._read(Item(**fields))
