@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,16 @@ def write_vggss(root: Path, count: int, seed: int = 0) -> Path:
     return root
 
 
+def write_duet(root: Path, count: int, seed: int = 0) -> Path:
+    """VGGSound-Duet: pairs of neighbors among videos of VGG-SS."""
+    write_vggss(root, count, seed)
+    ids = [f"video{number}_000030" for number in range(count)]
+    names = ("dog_barking", "church_bell")
+    rows = [f"{a},{names[n % 2]},{b},{names[(n + 1) % 2]}\n" for n, (a, b) in enumerate(pairwise(ids))]
+    (root / "metadata" / "vggsound_duet_test.csv").write_text("".join(rows))
+    return root
+
+
 def write_flickr(root: Path, count: int, seed: int = 0) -> Path:
     """Flickr-SoundNet with one to three annotators."""
     rng, ids = np.random.default_rng(seed), []
@@ -75,10 +85,10 @@ def write_flickr(root: Path, count: int, seed: int = 0) -> Path:
 
 
 def write_interactive(
-    root: Path, count: int, seed: int = 0, name: str = "synthetic3240", folder: str = "images"
+    root: Path, count: int, seed: int = 0, name: str = "synthetic3240", folder: str = "images", masks: str = ""
 ) -> Path:
-    """IS3 (or VPO): pairs of sounds, one of the last image's without a box."""
-    rng, records = np.random.default_rng(seed), []
+    """IS3 (or VPO): pairs of sounds, one of the last image's without a box; with a folder of masks, their list, too."""
+    rng, records, segmentations = np.random.default_rng(seed), [], []
     for number in range(count):
         sound = ("dog", "guitar")[number % 2]
         stem = f"dog_guitar_{number // 2}_{sound}"
@@ -86,8 +96,13 @@ def write_interactive(
         write_tone(root / "audio_wav" / f"{stem}.wav", rng)
         box = [] if number == count - 1 else (224 * np.array(random_box(rng))).round().tolist()
         records.append({"image": f"/x/{stem}.jpg", "audio": f"/x/{stem}.wav", "gt_box": box})
+        if masks:
+            write_mask(root / masks / f"{stem}.jpg", rng)
+            segmentations.append({**records[-1], "gt_box": f"/x/gt_masks/{stem}.jpg", "offset": 1})
     (root / "metadata").mkdir()
     (root / "metadata" / f"{name}_bbox.json").write_text(json.dumps(records))
+    if masks:
+        (root / "metadata" / f"{name}_seg.json").write_text(json.dumps(segmentations))
     return root
 
 
@@ -212,5 +227,6 @@ WRITERS: dict[str, Callable[[Path, int], Path]] = {
     "flickr-extended": lambda root, count: write_extended(root, write_flickr, "flickr", count),
     "is3": write_interactive,
     "vpo-ss": lambda root, count: write_interactive(root, count, 0, "vpo_ss", "visual_frames"),
-    "vpo-ms": lambda root, count: write_interactive(root, count, 0, "vpo_ms", "visual_frames"),
+    "vpo-ms": lambda root, count: write_interactive(root, count, 0, "vpo_ms", "visual_frames", "gray_masks"),
+    "vggsound-duet": lambda root, count: write_duet(root, count // 2 + 1),
 }
