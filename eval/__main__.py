@@ -183,11 +183,11 @@ def _command(name: str) -> Callable[..., None]:
         }
         try:
             task = get_task(name)(data, limit)
-            towers = ("vision", task.modality)
+            towers = ("vision", *task.modalities)
             loaded = avgrad.load(model, checkpoint=checkpoint, device=device or _default_device(), towers=towers)
-            if task.modality not in loaded.modalities:
-                taken = ", ".join(loaded.modalities) or "no"
-                raise UnsupportedModelError(f"{model} takes {taken} prompts; {name} needs {task.modality}")
+            if not set(task.modalities) <= set(loaded.modalities):
+                taken, needed = (" and ".join(kinds) or "no" for kinds in (loaded.modalities, task.modalities))
+                raise UnsupportedModelError(f"{model} takes {taken} prompts; {name} needs {needed}")
             try:
                 resolve_layers(chosen, len(loaded.vision.blocks))
             except InputError as error:

@@ -182,7 +182,7 @@ class Task(ABC):
         measures: what it measures, a phrase.
         source: where the data are available, and their licence.
         layout: the files expected under `--data`.
-        modality: of the prompts, "audio" or "text".
+        modalities: of the prompts, "audio" or "text"; the model must take all of them.
         class_names: the classes of `ClassPrompt`.
         columns: figures in the table: heading by name.
         published: rows of papers.
@@ -198,7 +198,7 @@ class Task(ABC):
     measures: ClassVar[str]
     source: ClassVar[str]
     layout: ClassVar[str]
-    modality: ClassVar[Literal["audio", "text"]]
+    modalities: ClassVar[tuple[Literal["audio", "text"], ...]]
     columns: ClassVar[Mapping[str, str]]
     published: ClassVar[Sequence[Published]] = ()
     curve_axes: ClassVar[tuple[str, str]] = ("", "")
