@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -30,8 +30,6 @@ OVERLAYS = 32  # overlays that `save` writes by default
 SIDE = 1024  # of the longer side of a saved overlay, in pixels
 _BAND = 1 << 18  # pixels blended at once, which bounds the memory
 _MAX_JPEG = 65_500  # pixels of a side of a JPEG
-# fields that are kept in the JSON as they are
-_KEPT = ("layers", "model", "method", "normalized_first", "name", "device", "dtype", "options", "versions", "seconds")
 
 
 def blend(image: Image.Image, heat: np.ndarray, opacity: float = 0.75, colormap: str = "turbo") -> Image.Image:
@@ -119,6 +117,10 @@ class Localization:
     dtype: str = "float32"
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    # fields that are kept in the JSON as they are
+    kept: ClassVar[tuple[str, ...]] = (
+        *("layers", "model", "method", "normalized_first", "name", "device", "dtype", "options", "versions", "seconds"),
+    )
 
     # ------------------------------------------------------------------ heatmaps
 
@@ -345,7 +347,7 @@ class Localization:
                 Prompt(embedding, entry["label"], entry["modality"])
                 for embedding, entry in zip(embeddings, document["prompts"], strict=True)
             ]
-            kept = {name: document[name] for name in _KEPT}
+            kept = {name: document[name] for name in cls.kept}
             return cls(image, prompts, scores, maps, layer_maps, **kept)
         except (OSError, StopIteration) as error:
             reason = getattr(error, "strerror", None) or "image.jpg is missing"
