@@ -144,11 +144,13 @@ def _measured(file: Source, container: av.container.InputContainer) -> Video:
     rate = Fraction(track.average_rate or track.guessed_rate or _FALLBACK_RATE)
     if not 0 < rate <= 1000:
         rate = _FALLBACK_RATE
-    origin = float(first.pts * first.time_base) if first.pts is not None and first.time_base else 0.0
-    duration = _duration(container, track, origin)
+    origin: float = float(first.pts * first.time_base) if first.pts is not None and first.time_base else 0.0
+    duration: float = _duration(container, track, origin)
     if duration > MAX_HOURS * 3600:
         raise MediaError(f"{file.name} lasts {duration / 3600:.0f} hours; at most {MAX_HOURS} are accepted.")
-    return Video(file, file.name, width, height, rate, max(duration, 1 / rate), origin, len(container.streams.audio))
+    return Video(
+        file, file.name, width, height, rate, max(duration, float(1 / rate)), origin, len(container.streams.audio)
+    )
 
 
 def _check_size(name: str, width: int, height: int) -> None:

@@ -15,8 +15,6 @@ from avgrad.media.audio import MAX_AMPLITUDE
 from avgrad.media.sound_container import MAX_CHANNELS
 
 if TYPE_CHECKING:
-    import av
-
     from avgrad.media.video import Video
 
 # Time stamps are rounded and jitter; packets that are this close to each other belong together.
@@ -28,8 +26,8 @@ _SETTLING_SECONDS = 0.5
 class SoundReader:
     """Reads pieces of a sound track in the order of their times; a context manager.
 
-    Where the track has no sound (before its beginning, in gaps, after its end, in packets that cannot be decoded) pieces
-    are silent.
+    Pieces are silent where the track has no sound: before its beginning, in gaps, after its end, in packets that cannot
+    be decoded.
 
     Attributes:
         note: why it ended before the end of the track; empty where it did not.

@@ -14,7 +14,7 @@ _POLL = 0.1  # seconds after which a thread that waits looks whether it is to st
 class Ahead(Generic[T]):
     """Iterates over what another iterator gives, read by a thread so many items ahead.
 
-    `close` ends the thread, also while it waits; the iterator that it reads is closed in it. Errors of that iterator are
+    `close` ends the thread, also while it waits; the iterator that it reads is closed in it. That iterator's errors are
     raised at their place.
 
     Args:

@@ -15,15 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from avgrad.engine.attribute import Correction
-from avgrad.engine.methods import Pooling
 from avgrad.errors import InputError, MediaError, MediaWarning
 from avgrad.localization import Localization, versions
 from avgrad.localizer import Localizer
 from avgrad.media.video import FrameReader, Video, frames_at, open_video, ticks, upright
 from avgrad.models.model import Model
 from avgrad.prompts import Prompt
-from avgrad.settings import Layers
 from avgrad.video.ahead import Ahead
 from avgrad.video.moment import OWN_SOUND, Moment
 from avgrad.video.smoothing import smoothed

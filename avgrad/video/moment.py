@@ -14,8 +14,8 @@ OWN_SOUND = "own sound"  # label of the prompt that is the video's own sound
 class Moment(Localization):
     """Where each of P prompts is in one frame of a video.
 
-    Where the video's own sound is a prompt, it is the first one. At a silent moment it is not explained: its map is zero
-    everywhere, and its score and embedding are NaN and zero.
+    Where the video's own sound is a prompt, it is the first one. At a silent moment it is not explained: its maps and
+    its embedding are zero, and its score is NaN.
 
     Attributes:
         time: of the frame, in seconds from the beginning of the video.

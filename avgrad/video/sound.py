@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from avgrad.media.video import Video
@@ -32,6 +31,7 @@ def centered_window(time: float, seconds: float, duration: float) -> tuple[float
 def level(waveform: Tensor) -> float:
     """The level of the loudest channel of `[channels, samples]` in dB of full scale: root mean square, without offset.
 
+    >>> import torch
     >>> round(level(torch.tensor([[0.1, -0.1] * 100])), 6)
     -20.0
     """
