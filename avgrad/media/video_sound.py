@@ -37,12 +37,15 @@ class SoundReader:
         sample_rate: of the pieces, in Hz.
         track: number of the sound track, 0 for the first.
         start: in seconds; nothing before is read.
+        channels: 1 or 2 mixes the track to mono or stereo; None keeps its channels.
 
     Raises:
         MediaError: the video has no such track, or it has more than 32 channels.
     """
 
-    def __init__(self, video: Video, sample_rate: int, track: int = 0, start: float = 0.0) -> None:
+    def __init__(
+        self, video: Video, sample_rate: int, track: int = 0, start: float = 0.0, channels: int | None = None
+    ) -> None:
         self._video, self._rate = video, sample_rate
         self.note = ""
         if not 0 <= track < video.num_tracks:
@@ -59,6 +62,8 @@ class SoundReader:
             self._channels = self._track.codec_context.channels
             if not 1 <= self._channels <= MAX_CHANNELS:  # before decoding, which for thousands can end the interpreter
                 raise MediaError(f"{video.name} has {self._channels} channels; 1 to {MAX_CHANNELS} are accepted.")
+            self._mixed = None if channels is None else ("mono", "stereo")[channels - 1]
+            self._channels = channels or self._channels
             early = start - _SETTLING_SECONDS
             if early > 0 and self._track.time_base:
                 stamp = int((video.origin + early) / self._track.time_base)
@@ -76,16 +81,22 @@ class SoundReader:
         Raises:
             MediaError: there are samples that are not finite or far out of range.
         """
+        known = self.read_rest(begin, end)
+        return torch.nn.functional.pad(known, (0, end - begin - known.shape[1]))
+
+    def read_rest(self, begin: int, end: int) -> torch.Tensor:
+        """The same without silence after the end of the track: fewer samples there, or none."""
         while self._end < end:
             piece = next(self._pieces, None)
             if piece is None:
-                piece = np.zeros((self._channels, end - self._end), np.float32)
+                break
             self._kept.append(piece)
             self._end += piece.shape[1]
         joined = np.concatenate(self._kept, axis=1) if self._kept else np.zeros((self._channels, 0), np.float32)
         if begin > self._begin:
             joined = joined[:, begin - self._begin :]
             self._begin = begin
+            self._end = max(self._end, begin)
         self._kept = [joined]
         return torch.from_numpy(joined[:, : end - begin].copy())
 
@@ -131,7 +142,8 @@ class SoundReader:
                         )
                     if found != setup:
                         if resampler is None:
-                            layout, self._channels = frame.layout, len(frame.layout.channels)
+                            layout = self._mixed or frame.layout
+                            self._channels = len(frame.layout.channels) if self._mixed is None else self._channels
                         setup, resampler = found, av.AudioResampler("fltp", layout, self._rate)
                     time = None
                     if frame.pts is not None and frame.time_base:

@@ -108,6 +108,7 @@ def mix_sound(
 
 
 def rms_of(wave: NDArray[np.float32]) -> float:
+    """The root mean square of a waveform."""
     return float(np.sqrt(np.mean(np.square(wave)) + 1e-12))
 
 

@@ -14,7 +14,7 @@ from avgrad.scenes.backgrounds import draw_background
 from avgrad.scenes.classes import CLASSES
 from avgrad.scenes.images import MAX_OBJECTS, Placed, arrange, calm, cast_shadow, develop, draw_layer, shade
 from avgrad.scenes.noise import coloured_noise, fade
-from avgrad.scenes.sounds import SAMPLE_RATE, level_to, rms_of, synthesize
+from avgrad.scenes.sounds import SAMPLE_RATE, level_to, synthesize
 
 RATE = 8  # frames per second
 SECONDS = 12.0
@@ -134,7 +134,8 @@ def draw_video(
     times = np.arange(length) / RATE
     for segment in segments:
         inside = (times >= segment.start) & (times < segment.end)
-        sounding[np.ix_(inside, segment.objects)] = True
+        for number in segment.objects:
+            sounding[inside, number] = True
         sounding[inside, -1] = segment.offscreen
     return SyntheticVideo(*drawn, wanted, segments, sounding, offscreen, stems)
 
@@ -201,9 +202,9 @@ def _attempt(
         image, labels[number] = _compose(canvas, layers, number, shadow, size)
         if number % RATE == 0:
             areas = np.bincount(labels[number].ravel(), minlength=len(wanted) + 1)[1:]
-            for layer in objects:
-                full = np.count_nonzero(layer.pixels[..., 3] > 127)
-                if areas[layer.number] < max(_MIN_VISIBLE_SHARE * full, _MIN_VISIBLE_AREA * size**2):
+            for moving in objects:
+                full = np.count_nonzero(moving.pixels[..., 3] > 127)
+                if areas[moving.number] < max(_MIN_VISIBLE_SHARE * full, _MIN_VISIBLE_AREA * size**2):
                     return None
         frames[number] = develop(np.random.default_rng(seed), image, size)  # the same light and grain in every frame
     return frames, labels

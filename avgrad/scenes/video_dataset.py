@@ -66,7 +66,7 @@ def write_video(folder: Path, name: str, video: SyntheticVideo, quality: int = 2
             write = partial(soundfile.write, data=stem, samplerate=SAMPLE_RATE, format="FLAC", subtype="PCM_16")
             write_atomic(folder / "stems" / f"{name}_{what}.flac", write)
     truth = {"labels": video.labels, "sounding": video.sounding, "times": video.times}
-    write_atomic(folder / "truth" / f"{name}.npz", partial(np.savez_compressed, **truth))
+    write_atomic(folder / "truth" / f"{name}.npz", lambda file: np.savez_compressed(file, **truth))  # type: ignore[arg-type]
     return {
         "video": f"videos/{name}.mp4",
         "truth": f"truth/{name}.npz",
