@@ -59,7 +59,9 @@ class VideoFile:
         if reproducible:
             track.codec_context.thread_count = 1
             track.codec_context.flags |= av.codec.context.Flags.bitexact
-        self._track, self._sound, self._samples = track, None, 0
+        self._track = track
+        self._sound: Any = None
+        self._samples, self._closed = 0, False
         self._last = -1  # time stamp of the last image
 
     # ------------------------------------------------------------------ sound, which is added before the first image
@@ -106,9 +108,10 @@ class VideoFile:
 
     def close(self) -> None:
         """Completes the file and gives it its name; closing twice does no harm."""
-        if self._container is None:
+        if self._closed:
             return
-        container, self._container = self._container, None
+        self._closed = True
+        container = self._container
         try:
             if self._last >= 0:
                 if self._samples:

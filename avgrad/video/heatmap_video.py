@@ -24,8 +24,11 @@ from avgrad.media.video_sound import SoundReader
 if TYPE_CHECKING:
     import av
 
+    from avgrad.models.model import Calibration
+
 SIDE = 1280  # of the longer side of the heatmap video, in pixels
 OPACITY = 0.75
+_FAINT = 0.2  # of the opacity
 _COARSE = 4  # colors are made at a fraction of the size, and upsampled
 _WAITING = 64  # moments
 _POLL = 0.1
@@ -39,12 +42,26 @@ class Heat:
     Attributes:
         time: in seconds.
         maps: raw maps `[P, gh, gw]`; zero where a prompt was not explained.
+        strengths: factors of the opacity `[P]`, in [0, 1].
         normalized_first: as in `Localization`.
     """
 
     time: float
     maps: Tensor
+    strengths: Tensor
     normalized_first: bool
+
+
+def presence(scores: Tensor, calibration: Calibration | None) -> Tensor:
+    """How strongly heatmaps of these scores `[P]` are shown, `[P]`: faintly where the object is probably absent.
+
+    Every heatmap is hot somewhere, also where the object is not in the image. Without a calibration of the model's
+    scores all are shown alike.
+    """
+    if calibration is None:
+        return torch.ones(len(scores))
+    probabilities = torch.sigmoid(calibration.scale * scores + calibration.bias).nan_to_num(0.0)
+    return _FAINT + (1 - _FAINT) * probabilities
 
 
 class HeatmapVideo:
@@ -152,10 +169,11 @@ class HeatmapVideo:
         share = 0.0
         if after is not None and after.time > before.time:
             share = min(max((time - before.time) / (after.time - before.time), 0.0), 1.0)
-        heat = self._painter.heatmaps(before)
+        heat, strengths = self._painter.heatmaps(before), before.strengths
         if after is not None and share > 0:
             heat = torch.lerp(heat, self._painter.heatmaps(after), share)
-        return self._painter.paint(frame, heat)
+            strengths = torch.lerp(strengths, after.strengths, share)
+        return self._painter.paint(frame, heat, strengths)
 
 
 class Painter:
@@ -186,19 +204,19 @@ class Painter:
         self._kept = [*self._kept[-1:], (heat, values)]
         return values
 
-    def layer(self, heat: Tensor) -> tuple[Tensor, Tensor]:
-        """Colors in YUV `[3, h, w]` and opacity `[h, w]` of heatmaps `[P, h, w]`."""
+    def layer(self, heat: Tensor, strengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Colors in YUV `[3, h, w]` and opacity `[h, w]` of heatmaps `[P, h, w]` of these strengths `[P]`."""
         if self._single:
             index = (heat[0] * 255).round().long()
             # the square root lets the image show through where it is cold, as in `Localization.overlay`
-            return self._colors[index].permute(2, 0, 1), OPACITY * heat[0].sqrt()
-        weights = ((heat - 0.25) / 0.75).clamp(0, 1)
+            return self._colors[index].permute(2, 0, 1), OPACITY * strengths[0] * heat[0].sqrt()
+        weights = strengths[:, None, None] * ((heat - 0.25) / 0.75).clamp(0, 1)
         shares = weights**3  # where several are hot, the hottest dominates
         mixed = torch.einsum("phw,pc->chw", shares, self._colors) / shares.sum(0).clamp_min(1e-9)
         return mixed, OPACITY * weights.amax(0).sqrt()
 
-    def paint(self, frame: av.VideoFrame, heat: Tensor) -> av.VideoFrame:
-        """A frame, scaled and upright, with heatmaps `[P, h, w]` laid over it, yuv420p."""
+    def paint(self, frame: av.VideoFrame, heat: Tensor, strengths: Tensor) -> av.VideoFrame:
+        """A frame, scaled and upright, with heatmaps `[P, h, w]` of strengths `[P]` laid over it, yuv420p."""
         import av
 
         turns = round(frame.rotation / 90) % 4
@@ -206,7 +224,7 @@ class Painter:
         pixels: Any = frame.to_ndarray(format="yuv420p", width=width, height=height)
         luma = np.rot90(pixels[:height], turns)
         chroma = np.rot90(pixels[height:].reshape(2, height // 2, width // 2), turns, (1, 2))
-        color, opacity = self.layer(heat)
+        color, opacity = self.layer(heat, strengths)
         painted = np.empty((self._height * 3 // 2, self._width), np.uint8)
         layer = torch.cat([(1 - opacity)[None], opacity * color])[None]
         large = F.interpolate(layer[:, :2], (self._height, self._width), mode="bilinear")[0]

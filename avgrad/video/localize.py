@@ -99,6 +99,11 @@ class Moments(Iterator[Moment]):
         self._ahead = Ahead(self._decoded(), min(2 * batch_size, limit), "avgrad-video")
         self._moments = smoothed(self._located(), fps, smoothing)
 
+    @property
+    def model(self) -> Model:
+        """What explains the frames."""
+        return self._localizer.model
+
     # ------------------------------------------------------------------ in other threads
 
     def _decoded(self) -> Iterator[Future[_Frame]]:

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from avgrad.engine.attribute import normalizes_first
 from avgrad.files import write_atomic
 from avgrad.media.video import Video
+from avgrad.models.model import Model
 from avgrad.prompts import Prompt
-from avgrad.video.heatmap_video import SIDE, Heat, HeatmapVideo
+from avgrad.video.heatmap_video import SIDE, Heat, HeatmapVideo, presence
 from avgrad.video.moment import Moment
 from avgrad.video.timeline import Timeline, plot, waveform, write_tables
 
@@ -76,7 +80,7 @@ def save_moments(
     about: Mapping[str, Any],
     *,
     parts: Parts,
-    normalized_first: bool,
+    model: Model,
     track: int = 0,
     side: int = SIDE,
     progress: Callable[[int], object] = lambda count: None,
@@ -92,7 +96,7 @@ def save_moments(
         prompts: "label" and "modality" of each.
         about: what the JSON says of model, method and settings.
         parts: the moments found before.
-        normalized_first: as in `Localization`.
+        model: what found them.
         track: number of the sound track.
         side: the longer side of the heatmap video.
         progress: called with the number of moments done at once.
@@ -100,16 +104,20 @@ def save_moments(
     Returns:
         What was found, None if there was an interruption; and up to where the heatmap video goes, in seconds.
     """
+
+    def heat(time: float, maps: Tensor, scores: Tensor) -> Heat:
+        return Heat(time, maps, presence(scores, model.calibration), normalizes_first(model.vision))
+
     movie = HeatmapVideo(out / "heatmap.mp4", video, len(prompts), track, side)
     new: list[Moment] = []
     try:
         for part in list(parts.done):
             for index, time in enumerate(part.times.tolist()):
-                movie.add(Heat(time, part.heat(index), normalized_first))
+                movie.add(heat(time, part.heat(index), torch.from_numpy(part.scores[index])))
             progress(len(part))
         for moment in moments:
             new.append(moment)
-            movie.add(Heat(moment.time, moment.maps, normalized_first))
+            movie.add(heat(moment.time, moment.maps, moment.scores))
             if len(new) == CHUNK:
                 parts.add(Timeline.of(new))
                 new.clear()

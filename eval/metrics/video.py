@@ -25,18 +25,6 @@ def frame_ious(heatmap: Array, mask: Array) -> Array:
     return ious
 
 
-def average_precision(heatmap: Array, mask: Array) -> float:
-    """Average precision over the pixels of one frame, `[H, W]` each; the mask holds pixels.
-
-    >>> average_precision(np.array([[0.2, 0.9]]), np.array([[False, True]]))
-    1.0
-    """
-    from torchmetrics.functional.classification import binary_average_precision
-
-    value = binary_average_precision(torch.from_numpy(heatmap).flatten(), torch.from_numpy(mask).flatten().long())
-    return float(value)
-
-
 def area_under_roc(positive: Array, negative: Array) -> float:
     """The probability that a score of `positive` `[N]` is above one of `negative` `[M]`; NaN where one is empty.
 

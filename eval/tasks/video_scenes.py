@@ -20,7 +20,8 @@ from avgrad.media.video import FrameReader, frames_at, ticks, upright
 from avgrad.scenes.video_dataset import INDEX
 from avgrad.video.sound import SoundWindows, centered_window
 from eval.encoder import Encoder
-from eval.metrics.video import area_under_roc, average_precision, frame_ious
+from eval.metrics.prompted_segmentation import score_class
+from eval.metrics.video import area_under_roc, frame_ious
 from eval.reading import checked_name, file_size, read_records
 from eval.store import Measures, unpack_masks
 from eval.task import Array, Case, DataError, Example, Inputs, Item, Problem, Resampler, Row, Task, task
@@ -154,7 +155,7 @@ class VideoScenes(Task):
             peak = np.unravel_index(int(heatmap.argmax()), heatmap.shape)
             usable = bool(mask.any())
             measured[f"iou {name}"] = frame_ious(heatmap, mask) if usable else np.full(20, np.nan)
-            measured[f"ap {name}"] = np.array(average_precision(heatmap, mask) if usable else np.nan)
+            measured[f"ap {name}"] = np.array(score_class(heatmap[None], mask[None]).average_precision)
             measured[f"peak {name}"] = np.array([mask[peak], others[peak]])
             measured[f"map {name}"] = raw[0]
         return measured
