@@ -63,7 +63,7 @@ class SoundSource(Task):
         item_type: of its items.
     """
 
-    modality = "audio"
+    modalities = ("audio",)
     columns: ClassVar[Mapping[str, str]] = {
         "ciou": "cIoU@0.5",
         "auc": "AUC",

@@ -184,8 +184,7 @@ class Task(ABC):
         measures: what it measures, a phrase.
         source: where the data are available, and their licence.
         layout: the files expected under `--data`.
-        modality: of the prompts, "audio" or "text".
-        modalities: of the prompts, where they are of several.
+        modalities: of the prompts, "audio" or "text"; the model must take all of them.
         needs_data: whether the benchmark reads data from a folder; others make their own.
         options: of the constructor, beside the folder and the limit, with their defaults: texts and numbers.
         default_methods: methods by default; none for a benchmark that explains in its own way.
@@ -205,7 +204,7 @@ class Task(ABC):
     measures: ClassVar[str]
     source: ClassVar[str]
     layout: ClassVar[str]
-    modality: ClassVar[Modality]
+    modalities: tuple[Modality, ...]
     needs_data: ClassVar[bool] = True
     options: ClassVar[Mapping[str, str | int]] = {}
     default_methods: ClassVar[tuple[str, ...]] = ("legrad", "cosine", "raw_attention")
@@ -222,10 +221,6 @@ class Task(ABC):
 
     @abstractmethod
     def __init__(self, root: Path, limit: int | None = None) -> None: ...
-
-    @property
-    def modalities(self) -> tuple[Modality, ...]:
-        return (self.modality,)
 
     @abstractmethod
     def load(self, item: Any, inputs: Inputs) -> Case:

@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from eval.metrics.avsbench import palette
 from eval.metrics.funnybirds import COLORS, PARTS
 
 Rng = np.random.Generator
@@ -161,6 +162,29 @@ def write_avsbench(root: Path, count: int, seed: int = 0, multiple: bool = False
         rows.append(f"{video},test" if multiple else f"{video},30,male_speech,test")
     table = ["name,split", "other,train"] if multiple else ["name,start,category,split", "other,0,dog,val"]
     (base / f"{data.name.removesuffix('_data')}_meta_data.csv").write_text("\n".join([*table, *rows]) + "\n")
+    return root
+
+
+AVSS_CLASSES = ("background", "dog", "church_bell", "guitar")
+
+
+def write_avss(root: Path, labels: Sequence[str], seed: int = 0) -> Path:
+    """AVSBench-semantic with a video for each label in the test split and one in another."""
+    rng, rows, colors = np.random.default_rng(seed), ["vid,uid,s_min,label,split", "x,other,0,v2,train"], palette(4)
+    for number, label in enumerate(labels):
+        folder = root / label / f"video{number}"
+        write_tone(folder / "audio.wav", rng)
+        for frame in range(10 if label == "v2" else 5):
+            write_image(folder / "frames" / f"{frame}.jpg", rng, (120, 90))
+            classes = np.zeros((90, 120), dtype=np.int64)
+            classes[20 + frame : 50 + frame, 30:80] = 1 + number % 3
+            if number % 2:
+                classes[60:85, 10:40] = 1 + (number + 1) % 3
+            (folder / "labels_rgb").mkdir(exist_ok=True)
+            Image.fromarray(colors[classes]).save(folder / "labels_rgb" / f"{frame}.png")
+        rows.append(f"x,video{number},0,{label},test")
+    (root / "metadata.csv").write_text("\n".join(rows) + "\n")
+    (root / "label2idx.json").write_text(json.dumps({name: index for index, name in enumerate(AVSS_CLASSES)}))
     return root
 
 

@@ -103,7 +103,7 @@ class Ade20k(Task):
     """
 
     measures = "mAP and mIoU over classes of heatmaps for prompts of objects in scenes"
-    modality = "audio"
+    modalities = ("audio",)
     columns: ClassVar[Mapping[str, str]] = {"mean_average_precision": "mAP", "mean_iou": "mIoU"}
     curve_axes = ("recall", "precision")
     folder: ClassVar[str]

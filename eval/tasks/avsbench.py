@@ -27,6 +27,7 @@ from eval.task import (
     Example,
     Inputs,
     Item,
+    Modality,
     Published,
     Resampler,
     Row,
@@ -45,7 +46,7 @@ class Frame(Item):
     """A frame of a video; its image is the video, whose frames are resampled together.
 
     Attributes:
-        frame: number, 1 to 5.
+        frame: number, from 1 on; one per second.
         file, mask, audio: paths within the data set.
     """
 
@@ -56,21 +57,23 @@ class Frame(Item):
 
 
 class AvsBench(Task):
-    """What both sets share: the five frames of each video of the test split.
+    """What the sets share: the frames of each video of the test split.
 
     The prompt of a frame is the two seconds of sound around it. A heatmap, min-max normalized, stands in for the
     probabilities of the original.
 
     Attributes:
         table: path of the list of videos.
+        key: the column of the video's name; the first one if empty.
         needed: columns of it besides the video and its split.
     """
 
     measures = "mIoU and F-score (beta^2 = 0.3) of what sounds in video frames"
     source = "https://github.com/OpenNLPLab/AVSBench (videos from YouTube; research use)"
-    modality = "audio"
+    modalities: tuple[Modality, ...] = ("audio",)
     columns: ClassVar[Mapping[str, str]] = {"mean_iou": "mIoU", "f_score": "F-score"}
     table: ClassVar[str]
+    key: ClassVar[str] = ""
     needed: ClassVar[tuple[str, ...]] = ()
     items: list[Frame]
 
@@ -83,16 +86,20 @@ class AvsBench(Task):
             (number, (row, frame))
             for number, row in enumerate(rows, start=1)
             if row["split"] == "test"
-            for frame in range(1, NUM_FRAMES + 1)
+            for frame in range(1, self.num_frames(row) + 1)
         )
+        key = self.key or columns[0]
 
         def make(number: int, row: tuple[Mapping[str, str], int]) -> Frame:
-            video = checked_name(columns[0], row[0][columns[0]].strip())
-            return self.item(number, row[1], video, row[0])
+            return self.item(number, row[1], checked_name(key, row[0][key].strip()), row[0])
 
         self.items, self.problems, self.num_rows, self.fingerprint = check_rows(
             self.name, table, frames, make, self._paths, limit
         )
+
+    def num_frames(self, row: Mapping[str, str]) -> int:
+        """The number of a video's frames."""
+        return NUM_FRAMES
 
     def _paths(self, item: Frame) -> list[Path]:
         return [self.root / name for name in (item.file, item.mask, item.audio)]
@@ -106,7 +113,7 @@ class AvsBench(Task):
         paths = self._paths(item)
         try:
             square = self._square(paths[0])
-            labels = as_stored(paths[1]).convert("L").resize((self.side, self.side), Image.Resampling.NEAREST)
+            truth = self.truth(as_stored(paths[1]).resize((self.side, self.side), Image.Resampling.NEAREST), item.mask)
             with open_audio(paths[2]) as audio:
                 # a second before and after the middle of the frame's own second, within the sound
                 begin = min(max(item.frame - 1.5, 0.0), max(audio.duration - 2.0, 0.0))
@@ -114,7 +121,19 @@ class AvsBench(Task):
             digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths))
         except (MediaError, OSError) as error:
             raise DataError(str(error)) from error
-        return Case(inputs.image(square), [clips], {"mask": np.asarray(labels) > 127}, digest.digest())
+        return Case(inputs.image(square), [clips], truth, digest.digest())
+
+    def truth(self, labels: Image.Image, name: str) -> dict[str, Array]:
+        """What is measured against, from the mask's image.
+
+        Args:
+            labels: as stored, resized to the square.
+            name: of its file, for messages.
+
+        Raises:
+            DataError: it holds something else than expected.
+        """
+        return {"mask": np.asarray(labels.convert("L")) > 127}
 
     def _square(self, path: Path) -> Image.Image:
         return load_image(path).resize((self.side, self.side), Image.Resampling.BILINEAR)

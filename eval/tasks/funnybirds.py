@@ -56,7 +56,7 @@ class FunnyBirds(Task):
 test/CLASS/INDEX.png, test_part_map/CLASS/INDEX.png
 test_interventions/CLASS/INDEX/body_PARTS.png
 test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
-    modality = "text"
+    modalities = ("text",)
     columns: ClassVar[Mapping[str, str]] = {
         "accuracy": "accuracy",
         "background_independence": "BI",

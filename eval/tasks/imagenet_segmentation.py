@@ -39,7 +39,7 @@ class ImageNetSegmentation(Task):
     measures = "pixel accuracy, mIoU and mAP of the foreground"
     source = "https://calvin-vision.net/bigstuff/proj-imagenet (4,276 images; ImageNet's terms, research use)"
     layout = f"{FILE} (MATLAB 7.3: /value/img, /value/gt)"
-    modality = "text"
+    modalities = ("text",)
     columns: ClassVar[Mapping[str, str]] = {
         "pixel_accuracy": "pixel accuracy",
         "mean_iou": "mIoU",

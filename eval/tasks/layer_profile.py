@@ -53,7 +53,7 @@ class LayerProfile(Task):
     measures = "over which layers LeGrad's gradient inside object masks is spread"
     source = "synthetic scenes, or the data of ade20k-sound and ade20k-speech"
     layout = "none, or that of ade20k-sound and ade20k-speech"
-    modality = "text"
+    modalities: tuple[Modality, ...] = ("audio", "text")
     needs_data = False
     options: ClassVar[Mapping[str, str | int]] = {
         "prompt": "text",
@@ -82,7 +82,7 @@ class LayerProfile(Task):
             )
         (self.template,) = check_templates(template)
         self.by_text = prompt == "text"
-        self._modalities: tuple[Modality, ...] = (PROMPTS[prompt],)
+        self.modalities = (PROMPTS[prompt],)
         self.chosen = {"prompt": prompt, "rows": rows, "template": template, "seed": seed}
         self.inner: Scenes | Ade20k
         if root is None:
@@ -92,11 +92,6 @@ class LayerProfile(Task):
             self.inner = kind(root, limit)
         self.items, self.problems, self.num_rows = self.inner.items, self.inner.problems, self.inner.num_rows
         self.fingerprint = self.inner.fingerprint
-
-    @property
-    def modalities(self) -> tuple[Modality, ...]:
-        """That of the prompts."""
-        return self._modalities
 
     def load(self, item: Item, inputs: Inputs) -> Case:
         """Load an item of the scenes or the data; its truth are the masks `[n, H, W]` and classes `[n]` of objects."""

@@ -110,7 +110,7 @@ class Scenes(Task):
     measures = "mAP and mIoU over classes for prompts of objects in synthetic scenes; ROC-AUC of scores"
     source = "synthetic; made on the way"
     layout = "none"
-    modality = "audio"
+    modalities: tuple[Modality, ...] = ("audio", "text")
     needs_data = False
     options: ClassVar[Mapping[str, str | int]] = {"seed": 1, "prompts": "sound+speech+text"}
     columns: ClassVar[Mapping[str, str]] = {
@@ -133,15 +133,11 @@ class Scenes(Task):
         self.kinds = tuple(prompts.split("+"))
         if not set(self.kinds) <= set(PROMPTS) or len(set(self.kinds)) != len(self.kinds) or seed < 0:
             raise DataError(f"seed={seed}, prompts={prompts!r}; 0 or more and some of sound+speech+text are expected")
+        self.modalities = tuple(dict.fromkeys(PROMPTS[kind] for kind in self.kinds))
         self.seed, self.chosen = seed, {"seed": seed, "prompts": prompts}
         self.items = scene_items(seed, limit or NUM_SCENES)
         self.problems, self.num_rows = [], len(self.items)
         self.fingerprint = hashlib.sha256(json.dumps([seed, prompts, len(self.items)]).encode()).hexdigest()
-
-    @property
-    def modalities(self) -> tuple[Modality, ...]:
-        """Those of the chosen prompts."""
-        return tuple(dict.fromkeys(PROMPTS[kind] for kind in self.kinds))
 
     def load(self, item: SceneItem, inputs: Inputs) -> Case:
         """Draw a scene and make its prompts: of all objects the first kind, then the second."""
