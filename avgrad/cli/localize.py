@@ -68,6 +68,10 @@ def localize(
     size: Annotated[
         int | None, typer.Option(help="Short side in pixels that the network sees.", min=16, max=4096)
     ] = None,
+    refine: Annotated[
+        str | None,
+        typer.Option(help="Make heatmaps follow the image's edges: guided, grabcut, random_walker or sam2."),
+    ] = None,
     overlays: Annotated[int, typer.Option(help="Write overlays of so many prompts, the first ones.", min=0)] = 32,
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps", help="Also write heatmaps of the image's size into heatmaps.npz.")
@@ -86,6 +90,7 @@ def localize(
     from avgrad.media import load_image, source_name
     from avgrad.models.checkpoints import checkpoint_path
     from avgrad.models.registry import load
+    from avgrad.refine import check_refinement
 
     seconds = {"import": time.perf_counter() - started}
     # what can be checked without a model is checked before a large one is loaded
@@ -94,6 +99,8 @@ def localize(
     for name in methods:
         check_options(name, options[name])
     which = parse_layers(layers)
+    if refine is not None:
+        check_refinement(refine, {})
     check_texts(text or [])
     templates = check_templates(template or "{}")
     loaded_image = load_image(image)
@@ -126,6 +133,7 @@ def localize(
             result = localizer.localize(prompts=results[0].prompts)
         else:
             result = localizer.localize(audio=audio, text=text, speech=speech, image=image_prompt, templates=templates)
+        result = result if refine is None else result.refine(refine)
         results.append(replace(result, name=source_name(image), seconds={**result.seconds, **seconds}))
     try:
         _save(results, out, layers_grid, overlays, heatmaps)

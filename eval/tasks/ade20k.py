@@ -25,7 +25,7 @@ from PIL import Image
 from avgrad.encoders.image import center_crop
 from avgrad.errors import MediaError
 from avgrad.media import open_audio
-from avgrad.scenes.dataset import decode_annotation
+from avgrad.scenes.layouts.ade20k import decode_annotation
 from eval.metrics.prompted_segmentation import (
     NORMALIZATIONS,
     RECALL_LEVELS,
