@@ -342,7 +342,7 @@ def _published(
 class Ade20kSound(Ade20k):
     """ADE20K Sound-Prompted."""
 
-    source = "https://github.com/mhamilton723/DenseAV (images: ADE20K, sounds: VGGSound; research use)"
+    source = "https://github.com/mhamilton723/DenseAV (ADE20KSoundPrompted.zip; images of ADE20K, sounds of VGGSound)"
     layout = """prompted_segmentation.csv (image_location, vggsound_file, ade_class_id, class_name)
 frames/*.jpg
 annotations/*_seg.png
@@ -362,7 +362,7 @@ audio/*"""
 class Ade20kSpeech(Ade20k):
     """ADE20K Speech-Prompted."""
 
-    source = "https://github.com/mhamilton723/DenseAV (images: ADE20K; research use)"
+    source = "https://github.com/mhamilton723/DenseAV (ADE20KSpeechPrompted.zip; images of ADE20K)"
     layout = """prompted_segmentation.csv (image_location, speech_prompt_file, ade_class_id, timing, class_name)
 frames/*.jpg
 annotations/*_seg.png

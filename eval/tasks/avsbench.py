@@ -69,7 +69,7 @@ class AvsBench(Task):
     """
 
     measures = "mIoU and F-score (beta^2 = 0.3) of what sounds in video frames"
-    source = "https://github.com/OpenNLPLab/AVSBench (videos from YouTube; research use)"
+    source = "https://github.com/OpenNLPLab/AVSBench (on request; videos from YouTube)"
     modalities: tuple[Modality, ...] = ("audio",)
     columns: ClassVar[Mapping[str, str]] = {"mean_iou": "mIoU", "f_score": "F-score"}
     table: ClassVar[str]
