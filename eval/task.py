@@ -267,6 +267,11 @@ class Task(ABC):
         """The figures of a row where images count with given weights, for the bootstrap of `eval.compare`."""
 
     @classmethod
+    def methods_of(cls, measures: Measures) -> list[str]:
+        """The attribution methods that have rows of their own; by default those of the run."""
+        return measures.methods
+
+    @classmethod
     def problems_of(cls, measures: Measures) -> list[Problem]:
         """Problems that show in all measures together."""
         return []

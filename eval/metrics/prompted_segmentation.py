@@ -61,7 +61,7 @@ def heatmap_parts(
     def parts() -> Iterator[tuple[Array, Array]]:
         for start in range(0, len(raw), IMAGES_AT_ONCE):
             own = slice(start, start + IMAGES_AT_ONCE)
-            maps = normalized_heatmaps(np.ascontiguousarray(raw[own]), normalization, side, low, high)
+            maps = normalized_heatmaps(np.array(raw[own]), normalization, side, low, high)
             bits = np.unpackbits(masks[own], axis=1, count=side * side)
             yield maps.numpy(), bits.astype(bool).reshape(-1, side, side)
 

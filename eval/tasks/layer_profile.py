@@ -174,6 +174,11 @@ class LayerProfile(Task):
         return sums, counts
 
     @classmethod
+    def methods_of(cls, measures: Measures) -> list[str]:
+        """LeGrad alone."""
+        return [METHOD]
+
+    @classmethod
     def curves(cls, rows: Sequence[Row]) -> Mapping[str, Mapping[str, Array]]:
         """The profile of all classes and of the most frequent ones."""
         objects = {part["class_name"]: part["objects"] for part in rows[0].details}

@@ -1,4 +1,4 @@
-"""AVSBench S4, MS3 and AVSS: five frames a second apart of a camera that pans over a scene, and five seconds of sound."""
+"""AVSBench S4, MS3 and AVSS: five frames, a second apart, of a camera that pans over a scene, and five seconds of it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def write_avss(folder: Path, series: Series) -> None:
 
 
 def _color(number: int) -> list[int]:
-    """The color of a class in label maps: the bits of its number, three at a time, are high bits of red, green, blue."""
+    """The color of a class in label maps: the bits of its number, three at a time, are high bits of its channels."""
     return [sum((number >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]
 
 
