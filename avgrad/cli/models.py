@@ -47,7 +47,7 @@ def download(
         str, typer.Argument(help="imagebind_huge, or a PE-AV model such as pe-av-base.")
     ] = "imagebind_huge",
 ) -> None:
-    """Fetches a published checkpoint: ImageBind's (CC-BY-NC 4.0: not for commercial use), or one of PE-AV's (Apache-2.0)."""
+    """Fetches a published model: ImageBind (CC-BY-NC 4.0: not for commercial use), or one of PE-AV (Apache-2.0)."""
     from avgrad.models import pe_av_files
 
     if model in pe_av_files.NAMES:

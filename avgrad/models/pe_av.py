@@ -25,14 +25,21 @@ from avgrad.media import Audio
 from avgrad.models.checkpoints import not_loaded
 from avgrad.models.open_clip import EMPTY_PROMPT
 from avgrad.models.pe_av_audio import Waveforms
-from avgrad.models.pe_av_files import build, cached_folder, check_library, load_weights, read_preprocess, weight_files
+from avgrad.models.pe_av_files import (
+    NAMES,
+    build,
+    cached_folder,
+    check_library,
+    load_weights,
+    read_preprocess,
+    weight_files,
+)
 from avgrad.models.pe_av_view import pe_av_view
 from avgrad.models.registry import TOWERS, Entry, Family, Source, family
 
 if TYPE_CHECKING:
     from PIL import Image
 
-NAMES = tuple(f"pe-av-{size}{form}" for form in ("", "-16-frame") for size in ("small", "base", "large"))
 MAX_TOKENS = 512  # of a text, as in the authors' own preprocessing
 # Windows that the audio tower takes at a time: one of 10 seconds needs about 1 GB.
 WINDOWS_AT_ONCE = {"cpu": 1, "gpu": 8}

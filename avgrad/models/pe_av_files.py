@@ -1,7 +1,7 @@
 """The files of PE-AV models: the published layout, read with transformers' configuration and our own reader.
 
-transformers' own `from_pretrained` (5.23) cannot read them beside recent releases of timm (1.0.31): it takes a buffer of
-timm's rotary positions for a tied weight. It also reads all towers, whichever are needed.
+transformers' own `from_pretrained` (5.23) cannot read them beside recent releases of timm (1.0.31): it takes a buffer
+of timm's rotary positions for a tied weight. It also reads all towers, whichever are needed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from avgrad.encoders.image import Preprocess
 from avgrad.errors import CheckpointError, UnsupportedModelError
 from avgrad.models.checkpoints import not_loaded, read_checkpoint
 from avgrad.models.registry import TOWERS
+
+NAMES = tuple(f"pe-av-{size}{form}" for form in ("", "-16-frame") for size in ("small", "base", "large"))
 
 
 def check_library(name: str) -> None:
