@@ -17,23 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = [
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[PAD]",
-    "a",
-    "the",
-    "photo",
-    "of",
-    "dog",
-    "barking",
-    "drum",
-    "rain",
-    "voice",
-    "says",
-    "guitar",
-]
+WORDS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "a", "the", "photo", "of", "dog", "barking", "drum", "rain", "voice"]
 SIDE = 28
 # layers of audio, video and both, and width: the three published sizes differ in these
 SIZES = {"small": (2, 1, 1, 16), "base": (3, 2, 1, 24), "large": (4, 2, 2, 32)}
@@ -77,24 +61,20 @@ def original(size: str = "small") -> Any:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Words of `WORDS`, in ModernBERT's special tokens."""
+    """Of the words of `WORDS`, between ModernBERT's special tokens."""
     words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
+    special = [(word, WORDS.index(word)) for word in ("[CLS]", "[SEP]")]
+    words.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
     return PreTrainedTokenizerFast(
         tokenizer_object=words, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]"
     )
 
 
 def processor() -> PeAudioVideoProcessor:
+    does = {"do_resize": True, "do_rescale": True, "do_normalize": True}
     video = PeVideoVideoProcessor(
-        size={"height": SIDE, "width": SIDE},
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
-        do_resize=True,
-        do_normalize=True,
+        size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3, **does
     )
     return PeAudioVideoProcessor(PeAudioFeatureExtractor(), video, tokenizer())
 

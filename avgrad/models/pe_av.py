@@ -55,12 +55,14 @@ class PeAv:
     the texts' side of it, and `encode_text` is never compared with sounds. An image is a video of one frame; image
     prompts are compared with images in the space of `video_head`, which no objective compares with itself.
 
-    The library scores by the plain product, times a learned scale. Scores here are cosines, as with every other model,
-    so that a layer's score does not grow with the length of its embedding.
+    We depart from transformers in two places. It scores by the plain product, times a learned scale; scores here are
+    cosines, as with every other model, so that a layer's score does not grow with the length of its embedding. And the
+    contrastive heads of texts read the first token in front of the text tower's final norm, as in the authors' code and
+    in their training (`hidden_states[22]` of the 28 layers of ModernBERT-large), where recent releases of transformers
+    give them the token behind it.
 
     Args:
-        model: transformers' PeAudioVideoModel. The encoder of sound and video together, which is not used, may have
-            been taken out, and so may towers that are not to be used.
+        model: transformers' PeAudioVideoModel as `pe_av_files.build` makes it, with weights.
         preprocess: how it takes images.
         feature_extractor: transformers' PeAudioFeatureExtractor; None for a model without sounds.
         tokenizer: of its texts; None for a model without texts.
@@ -152,9 +154,13 @@ class PeAv:
         Raises:
             CheckpointError: it was loaded without its audio tower.
         """
-        if self._audio_preprocess is None:
-            raise CheckpointError(f"{self.name} was loaded without its audio tower; load it with towers={TOWERS}")
+        self._require("audio")
+        assert self._audio_preprocess is not None
         return self._audio_preprocess
+
+    def _require(self, tower: str) -> None:
+        if tower not in self.modalities:
+            raise CheckpointError(f"{self.name} was loaded without its {tower} tower; load it with towers={TOWERS}")
 
     def video_view(self, num_frames: int) -> ViTView:
         """The view of videos of several frames: the temporal encoder sees all of them, and each frame's heatmap is of
@@ -190,8 +196,8 @@ class PeAv:
         Returns:
             `[P, D]`, float32.
         """
-        audio, (device, dtype) = self.model.audio_model, (self.device, self.dtype)
-        _ = self.audio_preprocess
+        self._require("audio")
+        audio, device, dtype = self.model.audio_model, self.device, self.dtype
         step = WINDOWS_AT_ONCE["cpu" if device.type == "cpu" else "gpu"]
         windows = [window for sound in inputs for window in sound]
         places: dict[int, list[int]] = {}  # of windows of one length, which go through the tower together
@@ -217,24 +223,21 @@ class PeAv:
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm embeddings `[P, D]`, float32, of P texts, to compare with images and videos."""
-        return self._encode_text(texts, self.model.video_model.text_video_head)
+        return self._encode_text(texts, "video")
 
     def encode_text_for_sounds(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm embeddings `[P, D]`, float32, of P texts, to compare with sounds (`encode_audio`): what names a
         sound."""
-        return self._encode_text(texts, self.model.audio_model.text_audio_head)
+        self._require("audio")
+        return self._encode_text(texts, "audio")
 
     @torch.no_grad()
-    def _encode_text(self, texts: Sequence[str], head: nn.Module) -> Tensor:
-        if self.tokenizer is None:
-            raise CheckpointError(f"{self.name} was loaded without its text tower; load it with towers={TOWERS}")
+    def _encode_text(self, texts: Sequence[str], side: str) -> Tensor:
+        self._require("text")
+        head = getattr(getattr(self.model, f"{side}_model"), f"text_{side}_head")
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        output = self.model.text_model(
-            input_ids=tokens["input_ids"].to(self.device),
-            attention_mask=tokens["attention_mask"].to(self.device),
-            output_hidden_states=True,
-        )
-        return F.normalize(head(output.hidden_states[-1][:, 0]).float(), dim=-1)
+        inputs = {key: tokens[key].to(self.device) for key in ("input_ids", "attention_mask")}
+        return F.normalize(head(self.model.text_model(**inputs).last_hidden_state[:, 0]).float(), dim=-1)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Unit-norm embeddings `[B, D]`, float32, of preprocessed pixels `[B, 3, h, w]`: videos of one frame."""

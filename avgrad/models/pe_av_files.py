@@ -7,13 +7,13 @@ of timm's rotary positions for a tied weight. It also reads all towers, whicheve
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avgrad.encoders.image import Preprocess
 from avgrad.errors import CheckpointError, UnsupportedModelError
@@ -36,7 +36,8 @@ def check_library(name: str) -> None:
 
 
 def build(config: Any, towers: Sequence[str] = TOWERS) -> Any:
-    """transformers' PeAudioVideoModel without weights, of the towers asked for.
+    """transformers' PeAudioVideoModel without weights, of the towers asked for; what serves sound and video together,
+    and what no embedding needs, is left out.
 
     Args:
         config: a PeAudioVideoConfig, or a file of one.
@@ -61,7 +62,9 @@ def build(config: Any, towers: Sequence[str] = TOWERS) -> Any:
         delattr(model, key)
     # copies of the text tower, tied to it
     del model.audio_model.text_model, model.video_model.text_model
-    if "text" not in towers:
+    if "text" in towers:
+        model.text_model.final_norm = nn.Identity()  # the contrastive heads read what comes in front of it
+    else:
         del model.text_model
     if "audio" not in towers:
         del model.audio_model
@@ -88,8 +91,19 @@ def load_weights(model: Any, files: Sequence[Path], dtype: torch.dtype, device: 
     missing = next((key for key in shapes if key not in tensors), None)
     if missing is not None:
         raise CheckpointError(f"the weights of {name} lack {missing}; a complete checkpoint is expected")
+    set_weights(model, tensors, device)
+
+
+def set_weights(model: Any, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
+    """Gives a model of `build` its weights, and computes the frequencies of its rotary positions.
+
+    Args:
+        model: the model, changed in place.
+        tensors: all its weights by their names, which it then shares.
+        device: where they are.
+    """
     model.load_state_dict(tensors, assign=True)
-    for module in model.modules():  # what checkpoints leave out: frequencies of rotary positions
+    for module in model.modules():  # what checkpoints leave out
         empty = [key for key, buffer in module._buffers.items() if buffer is not None and buffer.is_meta]
         if empty and hasattr(module, "init_non_persistent_buffers"):  # timm's
             for key in empty:
