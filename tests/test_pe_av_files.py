@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import avgrad
 from avgrad.cli import app
-from avgrad.errors import CheckpointError, PromptError, UnsupportedModelError
+from avgrad.errors import CheckpointError, UnsupportedModelError
 from avgrad.models import pe_av_files
 from avgrad.models.registry import entries
 
@@ -135,7 +135,7 @@ def test_towers(folder: Path, towers: tuple[str, ...]) -> None:
     localizer = avgrad.Localizer(model)
     localizer.set_image(Image.new("RGB", (40, 30)))
     if "audio" not in towers:
-        with pytest.raises(PromptError):
+        with pytest.raises(UnsupportedModelError, match="not sounds"):
             localizer.localize(audio=(torch.linspace(-1, 1, 4000).sin()[None], 16_000))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from avgrad.encoders.resampling import read_resampled, resampled_length
 from avgrad.media import Audio
 
-CLIP_SECONDS = 10.0
+WINDOW_SECONDS = 10.0
 MAX_WINDOWS = 3
 
 
@@ -28,11 +28,12 @@ class Waveforms:
     Attributes:
         extractor: transformers' PeAudioFeatureExtractor, which continues a waveform by its reflection to whole frames
             of the audio codec (40 ms).
-        clip_seconds: length of a window.
+        clip_seconds: length of the sound around a moment of a video: as with ImageBind, so that the prompt is what is
+            heard there.
     """
 
     extractor: Any
-    clip_seconds: float = CLIP_SECONDS
+    clip_seconds: float = 2.0
 
     @property
     def sample_rate(self) -> int:
@@ -40,7 +41,7 @@ class Waveforms:
 
     def windows(self, num_samples: int) -> list[tuple[int, int]]:
         """First sample and the sample after the last one of each window of a sound, at `sample_rate`."""
-        length = round(self.clip_seconds * self.sample_rate)
+        length = round(WINDOW_SECONDS * self.sample_rate)
         if num_samples <= length:
             return [(0, num_samples)]
         count = min(math.ceil(num_samples / length), MAX_WINDOWS)
