@@ -111,7 +111,7 @@ class Localizer:
         elif device is not None or dtype is not None:
             raise InputError("device and dtype go with a model's name; give them to avgrad.load, or move the model")
         self.model: Model = model
-        self.size, self.keep = None if size is None else _at_least_one("size", size), keep
+        self.size, self.keep = None if size is None else at_least_one("size", size), keep
         self.settings = Settings.checked(self.model, method, layers, pooling, correction, options)
         self._own = threading.local()
         self._last: SetImage | None = None
@@ -191,8 +191,17 @@ class Localizer:
                 f"{self.model.name} takes {taken} prompts, not {what}; ImageBind models such as imagebind_huge do"
             )
 
-    def _prompts(self, prompts: Prompt | Iterable[Prompt] | None, sources: Mapping[str, Any]) -> list[Prompt]:
-        """All prompts of a call, checked against the model."""
+    def checked_prompts(self, prompts: Prompt | Iterable[Prompt] | None, sources: Mapping[str, Any]) -> list[Prompt]:
+        """All prompts of a call, checked against the model.
+
+        Args:
+            prompts: made before.
+            sources: the arguments of `encode`.
+
+        Raises:
+            PromptError: there is none, or one belongs to another model.
+            MediaError, UnsupportedModelError: as `encode`.
+        """
         given = [*self.encode(**sources), *as_list(prompts)]
         if not given:
             raise PromptError("there is no prompt; give at least one of audio, text, speech, image and prompts")
@@ -255,7 +264,7 @@ class Localizer:
         settings = self.settings.changed(method, layers, pooling, correction, options)
         current, start = self._current(), time.perf_counter()
         sources = {"audio": audio, "text": text, "speech": speech, "image": image, "templates": templates}
-        given = self._prompts(prompts, sources)
+        given = self.checked_prompts(prompts, sources)
         encoded = time.perf_counter()
         prepared = current.prepared
         if not settings.share_pass(self.settings):
@@ -297,8 +306,8 @@ class Localizer:
                 it, which ends the stream.
         """
         sources = {"audio": audio, "text": text, "speech": speech, "image": image, "templates": templates}
-        given = self._prompts(prompts, sources)
-        return stream(self, images, given, _at_least_one("batch_size", batch_size), _at_least_one("workers", workers))
+        given = self.checked_prompts(prompts, sources)
+        return stream(self, images, given, at_least_one("batch_size", batch_size), at_least_one("workers", workers))
 
     def results(
         self,
@@ -354,7 +363,7 @@ def _label(source: Any, modality: str, number: int) -> str:
     return source_name(source) or f"{modality} {number}"
 
 
-def _at_least_one(name: str, value: int) -> int:
+def at_least_one(name: str, value: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from avgrad.localization import Localization
 
 
-def _options(methods: Sequence[str], texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+def method_options(methods: Sequence[str], texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The options of each method: each text goes to the methods that have such an option."""
     from avgrad.engine.methods import get_method, parse_option
 
@@ -32,9 +32,31 @@ def _options(methods: Sequence[str], texts: Sequence[str]) -> dict[str, dict[str
     return options
 
 
+def chosen_model(model: str | None, checkpoint: Path | None) -> str:
+    """The model asked for, or else the best that is here, with a note."""
+    from avgrad.models.checkpoints import checkpoint_path
+
+    if model is not None:
+        return model
+    if checkpoint or checkpoint_path("imagebind_huge").exists():
+        note("using imagebind_huge")
+        return "imagebind_huge"
+    note(
+        "using mini, the bundled model: it knows the synthetic scenes it was trained on, not the world. "
+        "`avgrad download imagebind_huge` gets the real one."
+    )
+    return "mini"
+
+
 @app.command()
 def localize(
-    image: Annotated[Path, typer.Argument(help="The image.")],
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="An image; or many: files, folders, globs, tables (.csv, .jsonl, .parquet), .tar shards, saved "
+            "Hugging Face datasets."
+        ),
+    ],
     audio: Annotated[list[Path] | None, typer.Option(help="A sound to locate; may be given several times.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="A text to locate; several times.")] = None,
     speech: Annotated[list[Path] | None, typer.Option(help="Recorded words to locate; several times.")] = None,
@@ -46,7 +68,9 @@ def localize(
         typer.Option(help="A model of `avgrad models`. Default: imagebind_huge if it was downloaded, else mini."),
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="File with the model's weights.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for overlays, heatmaps.npz and result.json.")] = Path("avgrad_out"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for overlays, heatmaps.npz and result.json; of many images, for the run.")
+    ] = Path("avgrad_out"),
     template: Annotated[
         list[str] | None, typer.Option(help="Text around each text, as in 'a photo of a {}'; several are averaged.")
     ] = None,
@@ -68,14 +92,60 @@ def localize(
     size: Annotated[
         int | None, typer.Option(help="Short side in pixels that the network sees.", min=16, max=4096)
     ] = None,
-    overlays: Annotated[int, typer.Option(help="Write overlays of so many prompts, the first ones.", min=0)] = 32,
+    overlays: Annotated[
+        int | None,
+        typer.Option(
+            help="Write overlays of so many prompts, the first ones. Default: 32; of many images none.", min=0
+        ),
+    ] = None,
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps", help="Also write heatmaps of the image's size into heatmaps.npz.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or auto.")] = "float32",
+    batch_size: Annotated[int, typer.Option(help="Of many images: in a forward pass.", min=1)] = 16,
+    workers: Annotated[int, typer.Option(help="Of many images: threads that decode.", min=1)] = 2,
+    shard_size: Annotated[int, typer.Option(help="Of many images: rows per file of results.", min=1)] = 512,
+    ray: Annotated[
+        str | None, typer.Option(help="Of many images: 'local', or the address of a Ray cluster to run on.")
+    ] = None,
 ) -> None:
-    """Locates sounds, spoken words, texts and images in an image; writes an overlay and a heatmap for each."""
+    """Locates sounds, spoken words, texts and images in an image; writes an overlay and a heatmap for each.
+
+    Of many images it writes a run: Parquet files with scores, peaks, boxes, patch-grid maps and embeddings. A run that
+    was ended goes on when the same command is given again. `avgrad find` searches it.
+    """
+    from avgrad.bulk.sources import is_collection
+
+    if is_collection(source):
+        from avgrad.cli.bulk import localize_collection
+
+        localize_collection(
+            source,
+            {"audio": audio, "text": text, "speech": speech, "image": image_prompt, "templates": template or "{}"},
+            model=model,
+            checkpoint=checkpoint,
+            out=out,
+            method=method or ["legrad"],
+            option=option or [],
+            layers=layers,
+            layers_grid=layers_grid,
+            pooling=pooling,
+            size=size,
+            overlays=overlays or 0,
+            heatmaps=heatmaps,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            workers=workers,
+            shard_size=shard_size,
+            ray=ray,
+        )
+        return
+    image = Path(source[0])
+    if ray is not None:
+        raise InputError(f"--ray is for many images, and {image} is one")
+    overlays = 32 if overlays is None else overlays
     if not (audio or text or speech or image_prompt):
         raise InputError("there is no prompt; give --audio FILE, --speech FILE, --text WORDS or --image FILE")
     check_folder(out, "--out")
@@ -84,28 +154,19 @@ def localize(
     from avgrad.engine.methods import check_options, parse_layers
     from avgrad.localizer import Localizer
     from avgrad.media import load_image, source_name
-    from avgrad.models.checkpoints import checkpoint_path
     from avgrad.models.registry import load
 
     seconds = {"import": time.perf_counter() - started}
     # what can be checked without a model is checked before a large one is loaded
     methods = list(dict.fromkeys(method or ["legrad"]))
-    options = _options(methods, option or [])
+    options = method_options(methods, option or [])
     for name in methods:
         check_options(name, options[name])
     which = parse_layers(layers)
     check_texts(text or [])
     templates = check_templates(template or "{}")
     loaded_image = load_image(image)
-    if model is None:
-        model = "imagebind_huge" if checkpoint or checkpoint_path("imagebind_huge").exists() else "mini"
-        if model == "mini":
-            note(
-                "using mini, the bundled model: it knows the synthetic scenes it was trained on, not the world. "
-                "`avgrad download imagebind_huge` gets the real one."
-            )
-        else:
-            note(f"using {model}")
+    model = chosen_model(model, checkpoint)
     towers = ["vision", *(["audio"] if audio or speech else []), *(["text"] if text else [])]
     started = time.perf_counter()
     loaded = load(model, checkpoint=checkpoint, device=device, dtype=dtype, towers=towers)

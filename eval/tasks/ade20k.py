@@ -25,6 +25,7 @@ from torch import Tensor
 from avgrad.encoders.image import center_crop
 from avgrad.errors import MediaError
 from avgrad.media import open_audio
+from avgrad.models.devices import cpu_threads
 from avgrad.scenes.dataset import decode_annotation
 from eval.encoder import Encoder
 from eval.metrics.prompted_segmentation import (
@@ -37,7 +38,6 @@ from eval.metrics.prompted_segmentation import (
 )
 from eval.metrics.resampling import ClassCounts, mean_over_classes
 from eval.reading import as_stored, checked_name, file_size, is_text, read_table, shown
-from eval.runner import cpu_threads
 from eval.store import Measures, unpack_masks
 from eval.task import Array, Case, DataError, Example, Inputs, Item, Problem, Published, Resampler, Row, Task, task
 
