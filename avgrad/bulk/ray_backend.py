@@ -41,9 +41,10 @@ class _Decode:
 class _Locate:
     """An actor with a model: the rows of a shard, as an Arrow file."""
 
-    def __init__(self, explainer: Explainer, device: str, threads: int) -> None:
-        self.explainer, self.threads = explainer, threads
-        model: Any = explainer.model
+    def __init__(self, explainer: ray.ObjectRef, device: str, threads: int) -> None:
+        self.explainer: Explainer = ray.get(explainer)  # one copy per machine, however many actors it has
+        self.threads = threads
+        model: Any = self.explainer.model
         module = model if isinstance(model, torch.nn.Module) else model.model  # other libraries' models are wrapped
         module.to(device)
 
@@ -67,6 +68,7 @@ class _Sink(ray.data.Datasink[None]):
 
     def write(self, blocks: Iterable[Any], ctx: Any) -> None:
         for block in blocks:
+            row: dict[str, Any]
             for row in ray.data.block.BlockAccessor.for_block(block).iter_rows(public_row_format=True):
                 self.folder.write(int(row["shard"]), pa.ipc.open_file(row["rows"]).read_all())
 
@@ -102,7 +104,8 @@ def run_on_ray(
             rows.append({"shard": number, "first": start, "items": pickle.dumps(items[start:stop])})
         dataset = (
             ray.data.from_items(rows, override_num_blocks=len(rows))
-            .map(_Decode(explainer.decoder).__call__)
+            # half a processor each, for they wait for disks, too; with the actors' resources Ray would fuse both stages
+            .map(_Decode(explainer.decoder).__call__, num_cpus=0.5)
             .map_batches(
                 _Locate,
                 fn_constructor_args=(ray.put(explainer), device, threads),

@@ -149,6 +149,8 @@ class Run:
     def localization(self, row: Mapping[str, Any]) -> Localization:
         """The values of a row as a `Localization`; see `run[number]`."""
         image, found, grid = self.image(row), row["prompts"], (row["grid_height"], row["grid_width"])
+        if not found:
+            raise InputError(f"row {row['row']} has no prompts; the run keeps its embedding alone, for avgrad.find")
         maps = torch.zeros(len(found), *grid)
         for own, one in zip(maps, found, strict=True):
             own.copy_(torch.tensor(one["map"], dtype=torch.float32).view(grid) * one["scale"])
