@@ -20,7 +20,6 @@ from avgrad.bulk.sources import list_items
 from avgrad.encoders.text import check_templates
 from avgrad.errors import InputError, out_of_memory
 from avgrad.localizer import Localizer, at_least_one
-from avgrad.media import as_list
 from avgrad.models.devices import cpu_threads
 from avgrad.prompts import Prompt
 from avgrad.stream import computed_ahead
@@ -85,9 +84,7 @@ def localize_all(
     sources_of_prompts = {"audio": audio, "text": text, "speech": speech, "image": image}
     threads = _threads(Path(out))
     with cpu_threads(threads):
-        found: list[Prompt] = []
-        if any(as_list(value) for value in (prompts, *sources_of_prompts.values())):
-            found = localizer.checked_prompts(prompts, {**sources_of_prompts, "templates": templates})
+        found = localizer.checked_prompts(prompts, {**sources_of_prompts, "templates": templates}, required=False)
         explainer = Explainer(localizer.settings, localizer.size, found, templates, batch_size)
         weights = None if checkpoint is None else os.path.abspath(checkpoint)
         manifest = make_manifest(explainer, items, shard_size, threads, weights, device if ray else None)

@@ -13,7 +13,13 @@ from avgrad.stream import computed_ahead
 
 
 def save_overlays(
-    run: Run, *, overlays: int, heatmaps: bool = False, workers: int = 2, progress: bool = False
+    run: Run,
+    *,
+    overlays: int,
+    heatmaps: bool = False,
+    refine: str | None = None,
+    workers: int = 2,
+    progress: bool = False,
 ) -> list[tuple[int, str]]:
     """Writes each row by `Localization.save` into RUN/results/ROW; folders that are complete stay as they are.
 
@@ -21,6 +27,7 @@ def save_overlays(
         run: a run.
         overlays: of so many prompts of each image.
         heatmaps: also heatmaps of the image's size.
+        refine: the method of `Localization.refine`; None for none.
         workers: threads.
         progress: show a progress bar.
 
@@ -41,7 +48,9 @@ def save_overlays(
         if row["error"] is not None or (folder / "result.json").exists():
             return None
         try:
-            run.localization(row).save(folder, overlays=overlays, heatmaps=heatmaps)
+            result = run.localization(row)
+            result = result if refine is None else result.refine(refine)
+            result.save(folder, overlays=overlays, heatmaps=heatmaps)
         except MediaError as error:
             return row["row"], str(error)
         return None
