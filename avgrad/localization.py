@@ -21,6 +21,7 @@ from torch import Tensor
 from avgrad.engine.attribute import normalized
 from avgrad.errors import InputError
 from avgrad.files import write_atomic
+from avgrad.overlay import blend
 from avgrad.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -28,39 +29,7 @@ if TYPE_CHECKING:
 
 OVERLAYS = 32  # overlays that `save` writes by default
 SIDE = 1024  # of the longer side of a saved overlay, in pixels
-_BAND = 1 << 18  # pixels blended at once, which bounds the memory
 _MAX_JPEG = 65_500  # pixels of a side of a JPEG
-
-
-def blend(image: Image.Image, heat: np.ndarray, opacity: float = 0.75, colormap: str = "turbo") -> Image.Image:
-    """An image with a heatmap `[H, W]` in [0, 1] laid over it, RGB; see `Localization.overlay`."""
-    from PIL import Image
-
-    if not 0 <= opacity <= 1:
-        raise InputError(f"opacity={opacity} is out of range; expected a number in [0, 1]")
-    colors, pixels = _colors(colormap), np.asarray(image)
-    result = np.empty_like(pixels)
-    rows = max(1, _BAND // max(1, heat.shape[1]))
-    for start in range(0, len(heat), rows):
-        band = heat[start : start + rows].astype(np.float32)
-        color = colors[np.minimum(band * len(colors), len(colors) - 1).astype(np.intp)]
-        base = pixels[start : start + rows].astype(np.float32)
-        # the square root lets the image show through where it is cold and still marks what is half warm
-        base += (color - base) * (np.float32(opacity) * np.sqrt(band))[..., None]
-        result[start : start + rows] = np.rint(base)
-    return Image.fromarray(result)
-
-
-@cache
-def _colors(name: str) -> np.ndarray:
-    """The colors of a colormap, float32 `[N, 3]` in [0, 255]."""
-    from matplotlib import colormaps
-
-    if not isinstance(name, str) or name not in colormaps:
-        raise InputError(f"there is no colormap {name!r}; one of matplotlib's is expected, such as 'turbo'")
-    colormap = colormaps[name]
-    table: np.ndarray = np.asarray(colormap(np.arange(colormap.N)), dtype=np.float32)
-    return table[:, :3] * 255
 
 
 def file_words(label: str) -> str:
@@ -100,6 +69,7 @@ class Localization:
         dtype: what it computed in.
         versions: of avgrad and torch.
         seconds: what each stage took.
+        refinement: how heatmaps are made to follow edges, see `refine`; empty for not.
     """
 
     image: Image.Image
@@ -117,9 +87,11 @@ class Localization:
     dtype: str = "float32"
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    refinement: Mapping[str, Any] = field(default_factory=dict)
     # fields that are kept in the JSON as they are
     kept: ClassVar[tuple[str, ...]] = (
         *("layers", "model", "method", "normalized_first", "name", "device", "dtype", "options", "versions", "seconds"),
+        "refinement",
     )
 
     # ------------------------------------------------------------------ heatmaps
@@ -131,7 +103,30 @@ class Localization:
 
     def _upsampled(self, maps: Tensor) -> Tensor:
         width, height = self.image.size
-        return normalized(maps[None], (height, width), self.normalized_first)[0]
+        heatmaps = normalized(maps[None], (height, width), self.normalized_first)[0]
+        if self.refinement:
+            from avgrad.refine import refine
+
+            grid = maps.shape[-2], maps.shape[-1]
+            method, options = self.refinement["method"], {k: v for k, v in self.refinement.items() if k != "method"}
+            for heatmap in heatmaps:
+                heatmap.copy_(torch.from_numpy(refine(self.image, heatmap.numpy(), grid, method, options)))
+        return heatmaps
+
+    def refine(self, method: str = "guided", **options: Any) -> Localization:
+        """The same result with heatmaps that follow the edges of the image; masks, boxes and overlays as well.
+
+        Args:
+            method: "guided" (the guided filter), or with `pip install 'avgrad[refine]'` "grabcut" or "random_walker",
+                or "sam2" where weights of SAM 2.1 are in the cache of huggingface_hub.
+            **options: the method's own, see its function in `avgrad.refine`.
+
+        Raises:
+            InputError: there is no such method or option; when heatmaps are read, what the method needs is not here.
+        """
+        from avgrad.refine import check_refinement
+
+        return replace(self, refinement={"method": method, **check_refinement(method, options)})
 
     def heatmap(self, index: int) -> Tensor:
         """The heatmap of one prompt, `[H, W]`, without those of the others."""
@@ -173,6 +168,9 @@ class Localization:
     def _peaks(self) -> list[tuple[int, int]]:
         """All peaks, without upsampling: between two cells of the grid heatmaps are linear in x and in y, so that the
         hottest pixel is the first or the last one between two cells."""
+        if self.refinement:
+            flat = [int(self.heatmap(index).argmax()) for index in range(len(self.prompts))]
+            return [(place % self.image.width, place // self.image.width) for place in flat]
         rows, down = _ends(self.maps.shape[-2], self.image.height)
         columns, right = _ends(self.maps.shape[-1], self.image.width)
         values = (down @ self.maps.double() @ right.T).flatten(1)
@@ -249,6 +247,7 @@ class Localization:
                 for index, (prompt, score) in enumerate(zip(self.prompts, self.scores.tolist(), strict=True))
             ],
             "normalized_first": self.normalized_first,
+            "refinement": dict(self.refinement),
             "device": self.device,
             "dtype": self.dtype,
             "versions": dict(self.versions),
@@ -285,7 +284,7 @@ class Localization:
         heatmaps: bool = False,
         **more: Any,
     ) -> list[Path]:
-        """Writes overlays (`overlay_0_LABEL.jpg`, ...), `image.jpg`, `heatmaps.npz` and `result.json`.
+        """Writes overlays (`overlay_0_LABEL.jpg`, ...), `image.jpg` or `.png`, `heatmaps.npz` and `result.json`.
 
         The .npz holds `maps` `[P, gh, gw]`, `layer_maps` `[P, L, gh, gw]`, `scores`, `embeddings` (all float32),
         `layers` and `labels`. `load` upsamples heatmaps from the maps again, so they are written only if asked for.
@@ -322,13 +321,13 @@ class Localization:
         return files
 
     def _save_image(self, folder: Path) -> Path:
-        if max(self.image.size) > _MAX_JPEG:
+        if self.refinement or max(self.image.size) > _MAX_JPEG:  # refined heatmaps depend on every pixel
             return write_atomic(folder / "image.png", partial(self.image.save, format="PNG"))
         return write_atomic(folder / "image.jpg", partial(self.image.save, format="JPEG", quality=95))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Localization:
-        """The result that `save` wrote: the same heatmaps; the image as it was saved, which is a JPEG.
+        """The result that `save` wrote: the same heatmaps; the image as it was saved, a JPEG in most cases.
 
         Raises:
             InputError: the folder does not hold one, or it is damaged.

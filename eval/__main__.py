@@ -20,6 +20,7 @@ from avgrad.errors import InputError, UnsupportedModelError
 from avgrad.files import write_atomic
 from avgrad.models.model import Model
 from eval.compare import compare_runs
+from eval.layer_ablation import METHOD, ablation_table, split
 from eval.page import write_page
 from eval.report import header, latex, markdown, table, write_results
 from eval.runner import Settings, Timing, evaluate, process_group, rank_and_world
@@ -75,13 +76,15 @@ def benchmark(
     measures, kind = folder.measures(), type(task)
     if strict and measures.problems:  # of batches evaluated before without --strict
         raise DataError(f"{measures.problems[0]}; --strict accepts none")
-    rows = kind.summarize(measures)
-    content = write_results(folder, kind, measures, rows)
-    write_page(folder.path / "report.html", kind, content, rows, task.examples(measures, rows[0]))
+    rows, ablation = split(folder.manifest, kind.summarize(measures))
+    content = write_results(folder, kind, measures, rows, ablation)
+    write_page(folder.path / "report.html", kind, content, rows, task.examples(measures, rows[0]), ablation)
     columns, lines = header(kind, rows), table(kind, model.name, rows)
     print(f"\n{markdown(columns, lines)}\n")
     if with_latex:
         print(f"{latex(columns, lines)}\n")
+    if ablation:
+        print(f"legrad from each layer on:\n\n{markdown(*ablation_table(kind, ablation))}\n")
     for problem, count in content["problems"]["counts"].items():
         print(f"{problem}: {count}")
     print(f"{len(measures)} of {task.num_rows} rows evaluated; see {folder.path / 'report.html'}")
@@ -151,6 +154,9 @@ def _command(name: str) -> Callable[..., None]:
         ] = 1,
         device: Annotated[str, typer.Option(help="such as cpu or cuda:0; by default a GPU if available")] = "",
         limit: Annotated[int | None, typer.Option(min=1, help="evaluate only the first items")] = None,
+        layer_ablation: Annotated[
+            bool, typer.Option("--layer-ablation", help="measure legrad from each further layer on as well")
+        ] = False,
         strict: Annotated[bool, typer.Option("--strict", help="any problem with the data is an error")] = False,
         with_latex: Annotated[bool, typer.Option("--latex", help="print the table in LaTeX too")] = False,
     ) -> None:  # fmt: skip
@@ -159,12 +165,15 @@ def _command(name: str) -> Callable[..., None]:
         except InputError as error:
             raise typer.BadParameter(str(error), param_hint="--layers") from None
         methods = tuple(m.value for m in method or ()) or Settings().methods
+        if layer_ablation and METHOD not in methods:
+            raise typer.BadParameter(f"it needs --method {METHOD}", param_hint="--layer-ablation")
         settings = Settings(
             methods=tuple(dict.fromkeys(methods)),
             layers=tuple(chosen) if isinstance(chosen, list) else chosen,
             pooling=pooling,
             batch_size=batch_size,
             threads=threads,
+            layer_ablation=layer_ablation,
         )
         arguments: dict[str, object] = {
             "data": str(data),
@@ -174,11 +183,11 @@ def _command(name: str) -> Callable[..., None]:
         }
         try:
             task = get_task(name)(data, limit)
-            towers = ("vision", task.modality)
+            towers = ("vision", *task.modalities)
             loaded = avgrad.load(model, checkpoint=checkpoint, device=device or _default_device(), towers=towers)
-            if task.modality not in loaded.modalities:
-                taken = ", ".join(loaded.modalities) or "no"
-                raise UnsupportedModelError(f"{model} takes {taken} prompts; {name} needs {task.modality}")
+            if not set(task.modalities) <= set(loaded.modalities):
+                taken, needed = (" and ".join(kinds) or "no" for kinds in (loaded.modalities, task.modalities))
+                raise UnsupportedModelError(f"{model} takes {taken} prompts; {name} needs {needed}")
             try:
                 resolve_layers(chosen, len(loaded.vision.blocks))
             except InputError as error:

@@ -63,6 +63,20 @@ class Encoder:
             self._texts[prompt] = self.model.encode_text([prompt])[0]
         return self._texts[prompt]
 
+    def batch(self, prompts: Sequence[Sequence[Prompt]], pixels: Tensor) -> list[Tensor]:
+        """The embeddings of each image's prompts, `[P, D]` each; sounds are encoded together.
+
+        Args:
+            prompts: of each image.
+            pixels: the preprocessed images, `[B, 3, h, w]`.
+        """
+        sounds = [prompt for own in prompts for prompt in own if isinstance(prompt, Tensor)]
+        encoded = iter(self.model.encode_audio(sounds) if sounds else ())
+        return [
+            torch.stack([next(encoded) if isinstance(prompt, Tensor) else self(prompt, image) for prompt in own])
+            for own, image in zip(prompts, pixels, strict=True)
+        ]
+
     @property
     def _is_classifier(self) -> bool:
         return not self.model.vision.head.cosine  # texts are its classes

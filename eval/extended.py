@@ -54,10 +54,14 @@ class Extended(SoundSource):
     def _arrays(cls, measures: Measures, method: str) -> tuple[Array, Array, Array]:
         """cIoU, confidence and whether an item is negative, `[N]` each."""
         values, _, confidences = measures.take(f"score {method}").T
-        return values, confidences, np.array([not item["boxes"] for item in measures.items])
+        return (
+            values,
+            confidences,
+            np.fromiter((not item["boxes"] for item in measures.items), dtype=bool, count=len(measures)),
+        )
 
     @classmethod
-    def figures(cls, measures: Measures, method: str) -> dict[str, float]:
+    def figures(cls, measures: Measures, method: str, variant: Mapping[str, str]) -> dict[str, float]:
         """The figures of a method."""
         arrays = cls._arrays(measures, method)
         return {
@@ -77,7 +81,7 @@ class Extended(SoundSource):
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Ranks the drawn items anew for each draw."""
-        _, images = np.unique(measures.field("image"), return_inverse=True)
+        images, _ = measures.groups("image")
         arrays = cls._arrays(measures, row.method)
 
         def figures(weights: Array) -> dict[str, Array]:

@@ -14,6 +14,7 @@ from avgrad.engine.blocks import Block, BlockCache
 from avgrad.engine.legrad import images_at_once
 from avgrad.engine.methods import Pooling, list_methods, resolve_layers
 from avgrad.engine.view import ViTView
+from eval.layer_ablation import METHOD, ablated_methods
 
 # These need nothing but what goes into, through and out of one block; after "legrad", which goes through all of them,
 # or after each other, they need no forward pass of their own.
@@ -81,6 +82,7 @@ def attribute_all(
     methods: Sequence[str],
     layers: int | Sequence[int] | None = None,
     pooling: Pooling = "mean",
+    layer_ablation: bool = False,
 ) -> dict[str, Tensor]:
     """Raw heatmaps on the patch grid by each of several methods.
 
@@ -91,10 +93,11 @@ def attribute_all(
         methods: names in `avgrad.list_methods()`; in any order.
         layers: as in `avgrad.attribute`.
         pooling: as in `avgrad.attribute`.
+        layer_ablation: whether to add legrad's maps from each further layer on; `methods` contain it.
 
     Returns:
         For each method what `avgrad.attribute(..., per_layer=True)` gives, summed over layers: float32
-        `[B, P, gh, gw]`.
+        `[B, P, gh, gw]`; the ablated maps by the names of `ablated_methods`.
 
     Raises:
         InputError: as `avgrad.attribute`.
@@ -102,8 +105,8 @@ def attribute_all(
     group = images_at_once(view, pixels)
     if len(pixels) > group:  # "legrad" would split them itself, and the others see its last images alone
         parts = zip(pixels.split(group), prompts.split(group), strict=True)
-        found = [attribute_all(view, *part, methods, layers, pooling) for part in parts]
-        return {name: torch.cat([maps[name] for maps in found]) for name in methods}
+        found = [attribute_all(view, *part, methods, layers, pooling, layer_ablation) for part in parts]
+        return {name: torch.cat([maps[name] for maps in found]) for name in found[0]}
     chosen = resolve_layers(layers, len(view.blocks))
     last = view.blocks[chosen[-1]]
     shared = [name for name in list_methods() if name in methods and name in ("legrad", *OF_ONE_BLOCK)]
@@ -122,4 +125,8 @@ def attribute_all(
         tail = replace(view, embed=lambda pixels: block.input, blocks=[block])
         for name in others:
             maps[name] = attribute(tail, pixels, prompts, name, [0], pooling, per_layer=True)
-    return {name: maps[name].sum(2).float() for name in methods}
+    summed = {name: maps[name].sum(2).float() for name in methods}
+    if layer_ablation:
+        for place, name in enumerate(ablated_methods(chosen), start=1):
+            summed[name] = maps[METHOD][:, :, place:].sum(2).float()
+    return summed

@@ -11,7 +11,6 @@ import torch
 
 from avgrad.errors import MediaError
 from avgrad.media import open_audio
-from eval.encoder import Encoder
 from eval.metrics import sound_source as ss
 from eval.sound_source import SoundItem, SoundSource
 from eval.store import Measures
@@ -61,25 +60,26 @@ class NegativeAudio(SoundSource):
         noise = sound(open_audio((waveform, sound.sample_rate)))
         return replace(case, prompts=[*case.prompts, silence, noise, other])
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
         """What the other tasks keep, and the raw maps of all four sounds: their threshold is known at the end."""
         kept = {f"maps {name}": raw for name, raw in maps.items()}
-        return {**super().measure(case, maps, encoder), **kept}
+        return {**super().measure(case, maps), **kept}
 
     @classmethod
     def _areas(cls, measures: Measures, method: str) -> Array:
         """Of each item the areas that `auc` and the three `auc_...` are means of, `[N, 4]`."""
         maxima = np.concatenate([m[:, 1:].max((-2, -1)) for m in measures.stream(f"maps {method}")])
         threshold = np.float32(np.percentile(maxima, 75))
-        found: list[list[float]] = []
+        found = np.empty((len(measures), 1 + len(NEGATIVES)))
+        items = iter(measures.items)
         for start, raw in _numbered(measures.stream(f"maps {method}", size=64)):
             for place, own in enumerate(raw):
-                fields = measures.items[start + place]
-                item = SoundItem(**{**fields, "boxes": tuple(map(tuple, fields["boxes"]))})
+                item = SoundItem.of(next(items))
                 positive, *negatives = ss.upsample(own, cls.rule) > threshold
                 value = ss.success_auc(np.nan_to_num([ss.ciou(positive, item.truth)]))
-                found.append([value, *(ss.negative_auc(np.array([ss.predicted_share(m)])) for m in negatives)])
-        return np.array(found)
+                shares = (np.array([ss.predicted_share(mask)]) for mask in negatives)
+                found[start + place] = (value, *(ss.negative_auc(share) for share in shares))
+        return found
 
     @classmethod
     def _figures(cls, means: Array) -> dict[str, Any]:
@@ -91,14 +91,14 @@ class NegativeAudio(SoundSource):
         return {"auc": means[..., 0], "auc_negative": negative, "f_auc": f_auc, **by_name}
 
     @classmethod
-    def figures(cls, measures: Measures, method: str) -> dict[str, float]:
+    def figures(cls, measures: Measures, method: str, variant: Mapping[str, str]) -> dict[str, float]:
         """The figures of a method."""
         return {name: float(value) for name, value in cls._figures(cls._areas(measures, method).mean(axis=0)).items()}
 
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Means over items, at the threshold of all of them."""
-        _, images = np.unique(measures.field("image"), return_inverse=True)
+        images, _ = measures.groups("image")
         areas = cls._areas(measures, row.method)
 
         def figures(weights: Array) -> dict[str, Array]:

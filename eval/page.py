@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from avgrad.files import write_atomic
+from eval.layer_ablation import ablation_table, plot
 from eval.report import header, is_number, percent, table
 from eval.task import Array, Example, Row, Task
 
@@ -36,7 +37,12 @@ figure { margin: 0 0 1rem; width: 224px; text-align: center }
 
 
 def write_page(
-    path: Path, task: type[Task], content: dict[str, Any], rows: Sequence[Row], examples: Iterable[Example]
+    path: Path,
+    task: type[Task],
+    content: dict[str, Any],
+    rows: Sequence[Row],
+    examples: Iterable[Example],
+    ablation: Sequence[tuple[int, Row]] = (),
 ) -> None:
     """Writes the report.
 
@@ -46,6 +52,7 @@ def write_page(
         content: of `results.json`.
         rows: of the table.
         examples: images to show.
+        ablation: of the layer ablation, first layer and row.
     """
     title = f"{content['benchmark']}: {content['model']['name']}"
     data, problems = content["data"], content["problems"]
@@ -60,7 +67,7 @@ def write_page(
 <p>{_text(task.measures)}. {data["evaluated_items"]} of {data["rows"]} rows evaluated. Figures in percent. Rows in
 italics are published figures, measured on the original data.</p>
 {_html_table(header(task, rows), lines, len(rows))}
-{_curves(task, rows)}{_extremes(rows[0])}
+{_curves(task, rows)}{_ablation(task, ablation)}{_extremes(rows[0])}
 <h2>Images</h2><p>Each heatmap min-max normalized.</p>
 {_images(examples)}
 <h2>Problems with the data</h2><p>{_text(counts)}</p><details><summary>By row</summary><ul>{listed}</ul></details>
@@ -133,6 +140,18 @@ def _curves(task: type[Task], rows: Sequence[Row]) -> str:
     figure.savefig(stream, format="png", dpi=100)
     title = f"{y.capitalize()} over {x}"
     return f"<h2>{title}</h2>{_inline(Image.open(stream).convert('RGB'), title)}"
+
+
+def _ablation(task: type[Task], ablation: Sequence[tuple[int, Row]]) -> str:
+    """The main figure by the first layer that legrad explains."""
+    if not ablation:
+        return ""
+    heading, lines = ablation_table(task, ablation)
+    image = Image.open(io.BytesIO(plot(task, ablation))).convert("RGB")
+    return (
+        "<h2>Layer ablation</h2><p>legrad, explaining from each layer to the last one.</p>"
+        f"{_inline(image, 'Figures by the first layer explained')}{_html_table(heading, lines, len(lines))}"
+    )
 
 
 def _images(examples: Iterable[Example]) -> str:

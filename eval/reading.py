@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import stat
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import ExifTags, Image
 
 from avgrad.media import load_image
-from eval.task import DataError
+from eval.task import DataError, Item, Problem
+
+ItemType = TypeVar("ItemType", bound=Item)
 
 # The inverse of the transposition that the EXIF orientations 2 to 8 ask for.
 _INVERSE = {
@@ -28,6 +31,81 @@ _INVERSE = {
 }
 
 MAX_SHOWN = 160  # characters of a field or a path in a message
+
+
+def check_rows(
+    name: str,
+    where: Path,
+    rows: Iterable[tuple[int, Any]],
+    make: Callable[[int, Any], ItemType],
+    paths: Callable[[ItemType], Iterable[Path]],
+    limit: int | None = None,
+    keep_duplicates: bool = False,
+) -> tuple[list[ItemType], list[Problem], int, str]:
+    """Turn rows into items and look for their files; what is wrong with a row costs this row alone.
+
+    Args:
+        name: of the benchmark, for the message.
+        where: the table or folder, for the message.
+        rows: number and content of each.
+        make: the item of a row; raises `DataError` if the row cannot be used.
+        paths: the files of an item.
+        limit: number of items, the first ones; None for all.
+        keep_duplicates: whether a row equal to an earlier one counts again; it is reported in either case.
+
+    Returns:
+        The items that can be evaluated as far as is known before loading, the problems of the other rows, the number of
+        rows, and a SHA-256 of the items and the sizes of their files.
+
+    Raises:
+        DataError: no row can be used.
+    """
+    items: list[ItemType] = []
+    problems: list[Problem] = []
+    num_rows, digest = 0, hashlib.sha256()
+    first_rows: dict[bytes, int] = {}
+    for number, row in rows:
+        if len(items) == limit:
+            break
+        num_rows += 1
+        try:
+            item = make(number, row)
+        except DataError as error:
+            problems.append(Problem(number, "unreadable row", str(error)))
+            continue
+        content = json.dumps({name: value for name, value in vars(item).items() if name != "row"})
+        first = first_rows.setdefault(hashlib.sha256(content.encode()).digest(), number)
+        if first != number:
+            consequence = "it counts again, as in the original" if keep_duplicates else "it is left out"
+            problems.append(Problem(number, "duplicate row", f"the same as row {first}; {consequence}"))
+            if not keep_duplicates:
+                continue
+        try:
+            sizes = [file_size(path) for path in paths(item)]
+        except DataError as error:
+            problems.append(Problem(number, "missing file", str(error)))
+            continue
+        digest.update(json.dumps([number, content, *sizes]).encode())
+        items.append(item)
+    if not items:
+        example = f", the first in {problems[0]}" if problems else ""
+        raise DataError(
+            f"{shown(str(where))} has no usable row for {name} ({len(problems)} have problems{example}); "
+            "`python -m eval list` shows the expected layout"
+        )
+    return items, problems, num_rows, digest.hexdigest()
+
+
+def need_columns(where: Path, columns: Iterable[str], needed: Iterable[str]) -> None:
+    """Check that a table has the columns that are needed; it may have others.
+
+    Raises:
+        DataError: one is missing.
+    """
+    needed, known = list(needed), set(columns)
+    missing = [name for name in needed if name not in known]
+    if missing:
+        raise DataError(f"{where} has no column {missing[0]}; the columns {', '.join(needed)} are expected")
 
 
 def checked_name(field: str, text: str) -> str:

@@ -93,24 +93,43 @@ def all_problems(task: type[Task], measures: Measures) -> list[Problem]:
     return sorted(found, key=lambda problem: (problem.row, problem.kind, problem.message))
 
 
-def write_results(folder: RunFolder, task: type[Task], measures: Measures, rows: Sequence[Row]) -> dict[str, Any]:
+def write_results(
+    folder: RunFolder,
+    task: type[Task],
+    measures: Measures,
+    rows: Sequence[Row],
+    ablation: Sequence[tuple[int, Row]] = (),
+) -> dict[str, Any]:
     """Writes `results.json` and, where a task has them, `details.csv` into the run's folder.
+
+    Args:
+        folder: of the run.
+        task: the benchmark.
+        measures: of the run.
+        rows: of the table.
+        ablation: of the layer ablation, first layer and row.
 
     Returns:
         The content of `results.json`.
     """
-    manifest = dict(folder.manifest)
+    manifest, digest = dict(folder.manifest), hashlib.sha256()
+    for own in measures.digests():
+        digest.update(own)
     problems = all_problems(task, measures)
     data = {key: value for key, value in manifest.pop("data").items() if key != "problems"}
     results = [
         {"method": row.method, **row.variant, **_json(row.figures), "details": [_json(part) for part in row.details]}
         for row in rows
     ]
+    if ablation:
+        manifest["layer_ablation"] = [
+            {"first_layer": layer, **own.variant, **_json(own.figures)} for layer, own in ablation
+        ]
     content = {
         **manifest,
         "data": {
             **data,
-            "content_fingerprint": hashlib.sha256(measures.digests.tobytes()).hexdigest(),
+            "content_fingerprint": digest.hexdigest(),
             "evaluated_items": len(measures),
         },
         "results": results,
@@ -126,8 +145,8 @@ def write_results(folder: RunFolder, task: type[Task], measures: Measures, rows:
         writer = csv.DictWriter(lines, columns, lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            for part in row.details:
-                writer.writerow({"method": row.method, **row.variant, **_json(part)})
+            for detail in row.details:
+                writer.writerow({"method": row.method, **row.variant, **_json(detail)})
         write_atomic(folder.path / "details.csv", lines.getvalue().encode())
     return content
 

@@ -1,4 +1,4 @@
-"""Runs a task: batches, workers that load them, resuming, and many processes.
+"""Runs a task: batches, workers that load them, a process that scores them, resuming, and many processes.
 
 Which items make up a batch depends on the task and the batch size alone, and each batch is computed by one process
 and kept in one file. So the results do not depend on how many processes there were, nor on how often they were killed.
@@ -10,25 +10,26 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
-from avgrad.engine.methods import Pooling
+from avgrad.engine.methods import Pooling, resolve_layers
 from avgrad.models.model import Model
 from eval.encoder import Encoder
+from eval.layer_ablation import ablated_methods
 from eval.methods import attribute_all
-from eval.store import Batch, RunFolder
-from eval.task import Case, DataError, Inputs, Item, Problem, Task
+from eval.scorer import Job, Scorer, slim
+from eval.store import RunFolder
+from eval.task import Array, Case, DataError, Inputs, Item, Problem, Task
 
 PACKAGES = ("avgrad", "torch", "torchaudio", "numpy", "pillow", "soundfile", "av")
 
@@ -43,6 +44,7 @@ class Settings:
         pooling: as in `avgrad.attribute`.
         batch_size: items per batch.
         threads: CPU threads per process; the order of sums depends on it.
+        layer_ablation: whether to measure legrad from each further layer on as well.
     """
 
     methods: tuple[str, ...] = ("legrad", "cosine", "raw_attention")
@@ -50,6 +52,7 @@ class Settings:
     pooling: Pooling = "mean"
     batch_size: int = 16
     threads: int = 1
+    layer_ablation: bool = False
 
 
 @dataclass
@@ -122,9 +125,14 @@ def make_manifest(
     model: Model, task: Task, settings: Settings, arguments: dict[str, Any], device: torch.device
 ) -> dict[str, Any]:
     """Everything that the results depend on."""
+    ablation = {}
+    if settings.layer_ablation:
+        layers = resolve_layers(settings.layers, len(model.vision.blocks))
+        ablation = {"layer_ablation": {"first_layer": layers[0], "methods": ablated_methods(layers)}}
     return {
         "benchmark": task.name,
         "arguments": {**arguments, **vars(settings)},
+        **ablation,
         "model": {
             "name": model.name,
             "fingerprint": model_fingerprint(model),
@@ -177,32 +185,24 @@ class _Batches(Dataset[_Loaded]):
         return batch
 
 
-def _compute(encode: Encoder, settings: Settings, batch: _Loaded) -> list[dict[str, np.ndarray]]:
-    """For each item raw maps by each method, float32 `[P, gh, gw]`."""
+def _compute(
+    task: Task, encode: Encoder, settings: Settings, batch: _Loaded
+) -> tuple[list[dict[str, Array]], list[Mapping[str, Array]]]:
+    """For each item raw maps by each method, float32 `[P, gh, gw]`, and what the task asks the model besides."""
     if not batch.cases:
-        return []
+        return [], []
     view = encode.model.vision
     pixels = torch.stack([case.pixels for case in batch.cases]).to(view.device)
-    counts = [len(case.prompts) for case in batch.cases]
-    most = max(counts)
+    embeddings = encode.batch([case.prompts for case in batch.cases], pixels)
+    counts = [len(own) for own in embeddings]
     # items with fewer prompts than others repeat their last one, whose maps are dropped
-    padded = [[*case.prompts, *[case.prompts[-1]] * (most - len(case.prompts))] for case in batch.cases]
-    prompts = torch.stack(
-        [torch.stack([encode(prompt, image) for prompt in own]) for own, image in zip(padded, pixels, strict=True)]
-    )
-    maps = attribute_all(view, pixels, prompts, settings.methods, settings.layers, settings.pooling)
+    padded = [torch.cat([own, own[-1:].expand(max(counts) - len(own), -1)]) for own in embeddings]
+    chosen = settings.methods, settings.layers, settings.pooling, settings.layer_ablation
+    maps = attribute_all(view, pixels, torch.stack(padded), *chosen)
     arrays = {name: values.cpu().numpy() for name, values in maps.items()}
-    return [{name: a[index, :count] for name, a in arrays.items()} for index, count in enumerate(counts)]
-
-
-def _measure(task: Task, encode: Encoder, batch: _Loaded, maps: list[dict[str, np.ndarray]]) -> Batch:
-    measured = [task.measure(case, own, encode) for case, own in zip(batch.cases, maps, strict=True)]
-    return Batch(
-        items=[asdict(item) for item in batch.items],
-        digests=np.array([np.frombuffer(case.digest, dtype=np.uint8) for case in batch.cases], dtype=np.uint8),
-        measures={name: np.stack([own[name] for own in measured]) for name in measured[0]} if measured else {},
-        problems=batch.problems,
-    )
+    found = [{name: a[index, :count] for name, a in arrays.items()} for index, count in enumerate(counts)]
+    cases = zip(batch.cases, found, embeddings, strict=True)
+    return found, [task.probe(case, own, embedded, encode) for case, own, embedded in cases]
 
 
 def evaluate(
@@ -254,23 +254,28 @@ def evaluate(
 
     numbers = range(rank, manifest["num_batches"], world)
     todo = [number for number in numbers if not folder.has(number)]
-    batches = _Batches(task, Inputs.of(model), settings.batch_size, todo)
-    loader = DataLoader(batches, batch_size=None, num_workers=min(workers, len(todo)), collate_fn=_as_it_is)
-    bar = _progress(rank, world, len(task.items), settings.batch_size, numbers, todo)
-    encode = Encoder(model, task.class_names)
-    with cpu_threads(settings.threads), bar as progress:
-        for batch in loader:
-            if strict and batch.problems:
-                raise DataError(f"{batch.problems[0]}; --strict accepts none")
-            for problem in batch.problems:
-                notice(str(problem))
-            started = time.perf_counter()
-            maps = _compute(encode, settings, batch)
-            timing.model_seconds += time.perf_counter() - started
-            timing.items += len(batch.cases)
-            folder.write(batch.number, _measure(task, encode, batch, maps).to_bytes())
+    if todo:
+        bar = _progress(rank, world, len(task.items), settings.batch_size, numbers, todo)
+        batches = _Batches(task, Inputs.of(model), settings.batch_size, todo)
+        loader = DataLoader(batches, batch_size=None, num_workers=min(workers, len(todo)), collate_fn=_as_it_is)
+        encode = Encoder(model, task.class_names)
+        with cpu_threads(settings.threads), bar as progress:
+            with Scorer(task, folder) as scorer:
+                for batch in loader:
+                    if strict and batch.problems:
+                        raise DataError(f"{batch.problems[0]}; --strict accepts none")
+                    for problem in batch.problems:
+                        notice(str(problem))
+                    started = time.perf_counter()
+                    maps, probed = _compute(task, encode, settings, batch)
+                    timing.model_seconds += time.perf_counter() - started
+                    timing.items += len(batch.cases)
+                    cases = [slim(case) for case in batch.cases]
+                    scorer.put(Job(batch.number, batch.items, cases, maps, probed, batch.problems))
+                    if progress is not None:
+                        progress.update(scorer.take_rows())
             if progress is not None:
-                progress.update(len(batch.items) + sum(p.kind == "unreadable file" for p in batch.problems))
+                progress.update(scorer.take_rows())
     _collect(folder, manifest["num_batches"], rank, world)
     timing.seconds = time.perf_counter() - began
     return folder, timing

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,14 +15,11 @@ from PIL import Image
 
 from avgrad.errors import MediaError
 from avgrad.media import load_image, open_audio
-from eval.encoder import Encoder
 from eval.metrics import sound_source as ss
-from eval.reading import checked_name, file_size, is_text, shown
+from eval.reading import check_rows, checked_name, is_text, shown
 from eval.store import Measures
-from eval.task import Array, Case, DataError, Example, Inputs, Problem, Resampler, Row, Task
+from eval.task import Array, Case, DataError, Example, Inputs, Resampler, Row, Task, image_or_blank, spread
 from eval.task import Item as BaseItem
-
-NUM_EXAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,11 @@ class SoundItem(BaseItem):
     class_name: str
     boxes: tuple[tuple[tuple[float, float, float, float], ...], ...]
 
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> SoundItem:
+        """The item whose fields were kept with the measures."""
+        return cls(**{**fields, "boxes": tuple(map(tuple, fields["boxes"]))})
+
     @property
     def truth(self) -> Array:
         """The ground truth `[224, 224]` in [0, 1]: the union of one annotator's boxes, or the consensus of several."""
@@ -58,9 +60,10 @@ class SoundSource(Task):
     Attributes:
         rule: how maps become masks.
         adaptive_rule: the same for adaptive masks (SSL alignment).
+        item_type: of its items.
     """
 
-    modality = "audio"
+    modalities = ("audio",)
     columns: ClassVar[Mapping[str, str]] = {
         "ciou": "cIoU@0.5",
         "auc": "AUC",
@@ -69,32 +72,17 @@ class SoundSource(Task):
     }
     rule: ClassVar[ss.Rule] = ss.RULES["ez-vsl"]
     adaptive_rule: ClassVar[ss.Rule] = ss.RULES["ssl-alignment"]
+    item_type: ClassVar[type[SoundItem]] = SoundItem
     items: list[SoundItem]
 
     def __init__(self, root: str | Path, limit: int | None = None) -> None:
         self.root = Path(root)
-        self.items, self.problems, self.num_rows = [], [], 0
-        digest = hashlib.sha256()
-        for number, row in enumerate(self.rows(), start=1):
-            self.num_rows += 1
-            try:
-                item = self.item(number, row)
-            except DataError as error:
-                self.problems.append(Problem(number, "unreadable row", str(error)))
-                continue
-            try:
-                sizes = [file_size(self.root / name) for name in (item.file, item.audio)]
-            except DataError as error:
-                self.problems.append(Problem(number, "missing file", str(error)))
-                continue
-            digest.update(json.dumps([vars(item), *sizes]).encode())
-            self.items.append(item)
-            if limit is not None and len(self.items) == limit:
-                break
-        if not self.items:
-            first = f", the first in {self.problems[0]}" if self.problems else ""
-            raise DataError(f"{root} has no usable item of {self.name} ({len(self.problems)} have problems{first})")
-        self.fingerprint = digest.hexdigest()
+        self.items, self.problems, self.num_rows, self.fingerprint = check_rows(
+            self.name, self.root, self.numbered_rows(), self.item, self._paths, limit
+        )
+
+    def _paths(self, item: SoundItem) -> list[Path]:
+        return [self.root / name for name in (item.file, item.audio)]
 
     @abstractmethod
     def rows(self) -> Sequence[Any]:
@@ -103,6 +91,10 @@ class SoundSource(Task):
         Raises:
             DataError: it is missing or cannot be read.
         """
+
+    def numbered_rows(self) -> Iterator[tuple[int, Any]]:
+        """The number and the content of each item's row."""
+        return iter(enumerate(self.rows(), start=1))
 
     @abstractmethod
     def item(self, number: int, row: Any) -> SoundItem:
@@ -114,7 +106,7 @@ class SoundSource(Task):
 
     def load(self, item: SoundItem, inputs: Inputs) -> Case:
         """Load an item: the image resized to a square and the clips of its sound."""
-        paths = [self.root / name for name in (item.file, item.audio)]
+        paths = self._paths(item)
         try:
             square = self._square(item, inputs.image.resampling)
             with open_audio(paths[1]) as audio:
@@ -128,49 +120,64 @@ class SoundSource(Task):
         image = load_image(self.root / item.file)
         return image.resize((self.side, self.side), Image.Resampling[resampling.upper()])
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
         """cIoU of both masks and the confidence of each method, and its raw map for the report."""
         measured: dict[str, Array] = {}
         for name, raw in maps.items():
-            large = ss.upsample(raw[:1], self.rule)[0]
-            median = ss.median_mask(ss.normalized(large, self.rule), self.rule)
-            other = ss.upsample(raw[:1], self.adaptive_rule)[0]
-            adaptive = ss.adaptive_mask(ss.normalized(other, self.adaptive_rule), case.truth["truth"])
-            cious = [ss.ciou(mask, case.truth["truth"]) for mask in (median, adaptive)]
-            measured[f"score {name}"] = np.array([*cious, ss.confidence(large)])
+            measured[f"score {name}"] = self._score(raw[:1], case.truth["truth"])
             measured[f"map {name}"] = raw[0]
         return measured
 
-    @classmethod
-    def summarize(cls, measures: Measures) -> list[Row]:
-        """A row for each method, with its success rate by class."""
-        if not len(measures):
-            raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
-        return [cls._row(measures, method) for method in measures.methods]
+    def _score(self, raw: Array, truth: Array) -> Array:
+        """cIoU of the median mask and of the adaptive one, and the confidence, `[3]`; `raw` is `[1, gh, gw]`."""
+        large = ss.upsample(raw, self.rule)[0]
+        median = ss.median_mask(ss.normalized(large, self.rule), self.rule)
+        other = ss.upsample(raw, self.adaptive_rule)[0]
+        adaptive = ss.adaptive_mask(ss.normalized(other, self.adaptive_rule), truth)
+        return np.array([ss.ciou(median, truth), ss.ciou(adaptive, truth), ss.confidence(large)])
 
     @classmethod
-    def _row(cls, measures: Measures, method: str) -> Row:
-        median, adaptive, _ = measures.take(f"score {method}").T
-        classes = measures.field("class_name")
+    def variants(cls, measures: Measures) -> list[dict[str, str]]:
+        """The variants of each method's row."""
+        return [{}]
+
+    @classmethod
+    def scores(cls, measures: Measures, method: str, variant: Mapping[str, str]) -> Array:
+        """cIoU, adaptive cIoU and confidence of each item, `[N, 3]`."""
+        return measures.take(f"score {method}")
+
+    @classmethod
+    def summarize(cls, measures: Measures) -> list[Row]:
+        """A row for each method and variant, with its success rate by class."""
+        if not len(measures):
+            raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
+        variants = cls.variants(measures)
+        return [cls._row(measures, method, variant) for method in measures.all_methods for variant in variants]
+
+    @classmethod
+    def _row(cls, measures: Measures, method: str, variant: Mapping[str, str]) -> Row:
+        median, adaptive, _ = cls.scores(measures, method, variant).T
+        classes, first = measures.groups("class_name")
+        names = {str(measures.items[int(position)]["class_name"]): group for group, position in enumerate(first)}
         return Row(
             method,
-            {},
-            cls.figures(measures, method),
+            variant,
+            cls.figures(measures, method, variant),
             details=[
                 {
-                    "class_name": str(name),
-                    "images": int((classes == name).sum()),
-                    "ciou": ss.success_rate(median[classes == name]),
-                    "ciou_adaptive": ss.success_rate(adaptive[classes == name]),
+                    "class_name": name,
+                    "images": int((classes == group).sum()),
+                    "ciou": ss.success_rate(median[classes == group]),
+                    "ciou_adaptive": ss.success_rate(adaptive[classes == group]),
                 }
-                for name in np.unique(classes)
+                for name, group in sorted(names.items())
             ],
         )
 
     @classmethod
-    def figures(cls, measures: Measures, method: str) -> dict[str, float]:
+    def figures(cls, measures: Measures, method: str, variant: Mapping[str, str]) -> dict[str, float]:
         """The figures of a method."""
-        median, adaptive, _ = measures.take(f"score {method}").T
+        median, adaptive, _ = cls.scores(measures, method, variant).T
         return {
             "ciou": ss.success_rate(median),
             "auc": ss.success_auc(median),
@@ -181,8 +188,8 @@ class SoundSource(Task):
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Success rates and areas are means over items."""
-        _, images = np.unique(measures.field("image"), return_inverse=True)
-        median, adaptive, _ = measures.take(f"score {row.method}").T
+        images, _ = measures.groups("image")
+        median, adaptive, _ = cls.scores(measures, row.method, row.variant).T
         values = {
             "ciou": median >= 0.5,
             "auc": [ss.success_auc(np.array([value])) for value in median],
@@ -198,15 +205,9 @@ class SoundSource(Task):
 
     def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
         """Items from the highest cIoU to the lowest."""
-        order = np.argsort(-measures.take(f"score {row.method}")[:, 0], kind="stable")
-        spread = np.linspace(0, len(order) - 1, min(NUM_EXAMPLES, len(order))).round().astype(int)
-        for position in order[np.unique(spread)]:
-            fields = measures.items[int(position)]
-            item = SoundItem(**{**fields, "boxes": tuple(map(tuple, fields["boxes"]))})
-            try:
-                image = self._square(item, "bicubic")
-            except MediaError:  # the data may have been removed since
-                image = Image.new("RGB", (self.side, self.side), "white")
+        for position in spread(self.scores(measures, row.method, row.variant)[:, 0]):
+            item = self.item_type.of(measures.items[position])
+            image = image_or_blank(partial(self._square, item, "bicubic"), self.side)
             chosen = np.array([position])
             maps = {
                 name: ss.min_max(ss.upsample(measures.take(f"map {name}", chosen), self.rule)[0])

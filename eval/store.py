@@ -6,12 +6,13 @@ first batch that has none.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -146,59 +147,109 @@ class RunFolder:
         return Measures.of(self)
 
 
+class Items(Sequence[Mapping[str, Any]]):
+    """The fields of items; they are read batch by batch, so that iterating needs the memory of one batch."""
+
+    def __init__(self, folder: RunFolder, starts: Array, chosen: Array) -> None:
+        self._folder, self._starts, self._chosen = folder, starts, chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        current, fields = -1, []
+        for number, place in _places(self._starts, self._chosen):
+            if number != current:
+                current, fields = number, self._read(number)
+            yield fields[place]
+
+    @overload
+    def __getitem__(self, position: int) -> Mapping[str, Any]: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> Items: ...
+
+    def __getitem__(self, position: int | slice) -> Mapping[str, Any] | Items:
+        if isinstance(position, slice):
+            return Items(self._folder, self._starts, self._chosen[position])
+        ((number, place),) = _places(self._starts, self._chosen[[position]])
+        return self._read(number)[place]
+
+    def _read(self, number: int) -> list[Mapping[str, Any]]:
+        with np.load(self._folder.path_of(number)) as file:
+            items: list[Mapping[str, Any]] = json.loads(str(file["items"]))
+        return items
+
+
 class Measures:
-    """The results of a finished run, or of some of its items; arrays stay on disk until they are asked for.
+    """The results of a finished run, or of some of its items; all but the problems stays on disk until it is asked for.
 
     Attributes:
         manifest: of the run.
         items: the fields of each evaluated item, in the order of the data set.
-        digests: SHA-256 of each item's files, `[N, 32]`.
         problems: found on loading.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        items: Sequence[Mapping[str, Any]],
-        digests: Array,
-        problems: Sequence[Problem],
-        places: Array,
-    ) -> None:
+    def __init__(self, folder: RunFolder, starts: Array, chosen: Array, problems: Sequence[Problem]) -> None:
         self.manifest = folder.manifest
-        self.items, self.digests, self.problems = items, digests, problems
-        self._folder, self._places = folder, places  # places: batch and place in it, [N, 2]
+        self.items, self.problems = Items(folder, starts, chosen), problems
+        # the number of the first item of each batch, then that of all items; the numbers of our own items
+        self._folder, self._starts, self._chosen = folder, starts, chosen
 
     @classmethod
     def of(cls, folder: RunFolder) -> Measures:
         """All items of a run."""
-        items: list[Mapping[str, Any]] = []
-        digests, places, problems = [np.zeros((0, 32), dtype=np.uint8)], [], []
+        counts, problems = [0], []
         for number in range(folder.manifest["num_batches"]):
             with np.load(folder.path_of(number)) as file:
-                own = json.loads(str(file["items"]))
-                items += own
-                places += [(number, place) for place in range(len(own))]
-                if own:
-                    digests.append(file["digests"])
+                counts.append(len(file["digests"]))
                 problems += [Problem(*fields) for fields in json.loads(str(file["problems"]))]
-        return cls(folder, items, np.concatenate(digests), problems, np.array(places, dtype=np.int64).reshape(-1, 2))
+        starts = np.cumsum(counts)
+        return cls(folder, starts, np.arange(starts[-1]), problems)
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self._chosen)
 
     @property
     def methods(self) -> list[str]:
         """The attribution methods of the run."""
         return list(self.manifest["arguments"]["methods"])
 
+    @property
+    def all_methods(self) -> list[str]:
+        """The attribution methods of the run, and those of its layer ablation (`eval.layer_ablation`)."""
+        ablation = self.manifest.get("layer_ablation")
+        return [*self.methods, *(ablation["methods"] if ablation else ())]
+
     def field(self, name: str) -> Array:
         """A field of all items, `[N]`."""
         return np.array([item[name] for item in self.items])
 
+    def groups(self, name: str) -> tuple[Array, Array]:
+        """The items by the value of a field, in a few bytes for each.
+
+        Args:
+            name: of the field.
+
+        Returns:
+            The group of each item, `[N]`, numbered by first appearance; the position of each group's first item,
+            `[groups]`.
+        """
+        # 64 bits of a hash stand for a value: a million different ones collide with probability 3e-8
+        hashes = np.fromiter((_hash(item[name]) for item in self.items), dtype=np.uint64, count=len(self))
+        _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        numbers = np.empty(len(order), dtype=np.int64)
+        numbers[order] = np.arange(len(order))
+        return numbers[inverse], first[order]
+
     def subset(self, chosen: Array) -> Measures:
         """Some of the items, by their positions."""
-        items = [self.items[int(position)] for position in chosen]
-        return Measures(self._folder, items, self.digests[chosen], self.problems, self._places[chosen])
+        return Measures(self._folder, self._starts, self._chosen[chosen], self.problems)
+
+    def digests(self) -> Iterator[bytes]:
+        """SHA-256 of each item's files."""
+        yield from (digest.tobytes() for digest in self._rows("digests", self._chosen))
 
     def take(self, name: str, chosen: Array | None = None) -> Array:
         """A measure of some items (all, if None), `[n, ...]`, in their order.
@@ -207,19 +258,39 @@ class Measures:
             name: of the measure.
             chosen: positions of the items.
         """
-        places = self._places if chosen is None else self._places[chosen]
-        parts: list[Array] = [np.empty(0)] * len(places)
-        for number in np.unique(places[:, 0]):
-            with np.load(self._folder.path_of(int(number))) as file:
-                values = file[f"measure {name}"]
-            for position in np.flatnonzero(places[:, 0] == number):
-                parts[position] = values[places[position, 1]]
-        return np.stack(parts)
+        numbers = self._chosen if chosen is None else self._chosen[chosen]
+        values: Array = np.empty(0)
+        for position, row in enumerate(self._rows(f"measure {name}", numbers)):
+            if position == 0:
+                values = np.empty((len(numbers), *row.shape), dtype=row.dtype)
+            values[position] = row
+        return values
 
-    def stream(self, name: str, size: int = 1024) -> Iterator[Array]:
+    def stream(self, name: str, size: int = 256) -> Iterator[Array]:
         """A measure of all items, at most `size` at a time, `[n, ...]`."""
         for start in range(0, len(self), size):
             yield self.take(name, np.arange(start, min(start + size, len(self))))
+
+    def _rows(self, key: str, numbers: Array) -> Iterator[Array]:
+        """The rows of an array in the batches' files that belong to some items."""
+        current, values = -1, np.empty(0)
+        for number, place in _places(self._starts, numbers):
+            if number != current:
+                current = number
+                with np.load(self._folder.path_of(number)) as file:
+                    values = file[key]
+            yield values[place]
+
+
+def _places(starts: Array, numbers: Array) -> Iterator[tuple[int, int]]:
+    """The batch of each item and its place in it."""
+    batches = np.searchsorted(starts, numbers, side="right") - 1
+    for batch, place in zip(batches, numbers - starts[batches], strict=True):
+        yield int(batch), int(place)
+
+
+def _hash(value: Any) -> int:
+    return int.from_bytes(hashlib.blake2b(json.dumps(value).encode(), digest_size=8).digest(), "little")
 
 
 def unpack_masks(packed: Array, side: int) -> Array:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from avgrad.encoders.image import Preprocess
-from avgrad.errors import InputError, UnsupportedModelError
+from avgrad.errors import InputError, MediaError, UnsupportedModelError
 from avgrad.models.model import AudioPreprocess
 from eval.encoder import Encoder, Prompt
 
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from eval.store import Measures
 
 Array = np.ndarray[Any, np.dtype[Any]]
-ProblemKind = Literal["missing file", "unreadable row", "unreadable file", "no pixels", "class without pixels"]
+ProblemKind = Literal[
+    "missing file", "unreadable row", "duplicate row", "unreadable file", "no pixels", "class without pixels"
+]
+NUM_EXAMPLES = 8  # in a report
 Class = TypeVar("Class", bound="type[Task]")
 # (weights of images [R, n], 0 for those left out) -> each figure [R]
 Resampler = Callable[[Array], Mapping[str, Array]]
@@ -103,6 +107,7 @@ class Case:
         truth: what the task measures against.
         digest: SHA-256 of the files it was loaded from.
         problems: found on loading that do not keep it from being evaluated: kind and message.
+        others: more preprocessed images for `Task.probe`, float32 `[n, 3, h, w]`.
     """
 
     pixels: Tensor
@@ -110,6 +115,7 @@ class Case:
     truth: Mapping[str, Array]
     digest: bytes
     problems: Sequence[tuple[ProblemKind, str]] = ()
+    others: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,7 @@ class Task(ABC):
         measures: what it measures, a phrase.
         source: where the data are available, and their licence.
         layout: the files expected under `--data`.
-        modality: of the prompts, "audio" or "text".
+        modalities: of the prompts, "audio" or "text"; the model must take all of them.
         class_names: the classes of `ClassPrompt`.
         columns: figures in the table: heading by name.
         published: rows of papers.
@@ -192,7 +198,7 @@ class Task(ABC):
     measures: ClassVar[str]
     source: ClassVar[str]
     layout: ClassVar[str]
-    modality: ClassVar[Literal["audio", "text"]]
+    modalities: ClassVar[tuple[Literal["audio", "text"], ...]]
     columns: ClassVar[Mapping[str, str]]
     published: ClassVar[Sequence[Published]] = ()
     curve_axes: ClassVar[tuple[str, str]] = ("", "")
@@ -214,15 +220,27 @@ class Task(ABC):
             DataError: one of its files cannot be read.
         """
 
-    @abstractmethod
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
-        """What to keep of an item: small arrays, of the same shapes for all items of a task.
+    def probe(self, case: Case, maps: Mapping[str, Array], embeddings: Tensor, encoder: Encoder) -> Mapping[str, Array]:
+        """Measures that need the model again, as those of `measure`; by default none. Runs in the model's loop.
 
         Args:
             case: the item.
             maps: by method raw maps on the patch grid, float32 `[P, gh, gw]`.
-            encoder: the model, for tasks that ask it again.
+            embeddings: of the prompts, `[P, D]`.
+            encoder: the model.
         """
+        return {}
+
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
+        """What to keep of an item: small arrays, of the same shapes for all items of a task; by default nothing.
+
+        Runs in a process of its own, beside the model.
+
+        Args:
+            case: the item, without pixels and prompts.
+            maps: by method raw maps on the patch grid, float32 `[P, gh, gw]`.
+        """
+        return {}
 
     @classmethod
     @abstractmethod
@@ -246,6 +264,25 @@ class Task(ABC):
     def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
         """A few items for the report, from the best to the worst of a row."""
         yield from ()
+
+
+def spread(scores: Array) -> list[int]:
+    """Positions of a few items, evenly spread from the highest score to the lowest; equal ones in their order.
+
+    >>> spread(np.array([0.1, 0.9, 0.5]))
+    [1, 2, 0]
+    """
+    order = np.argsort(-scores, kind="stable")
+    places = np.linspace(0, len(order) - 1, min(NUM_EXAMPLES, len(order))).round().astype(int)
+    return [int(position) for position in order[np.unique(places)]]
+
+
+def image_or_blank(load: Callable[[], Image.Image], side: int) -> Image.Image:
+    """An image for the report; a white one if it cannot be read, since the data may have been removed."""
+    try:
+        return load()
+    except MediaError:
+        return Image.new("RGB", (side, side), "white")
 
 
 TASKS: dict[str, type[Task]] = {}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from PIL import Image
 
+from eval.metrics.avsbench import palette
 from eval.metrics.funnybirds import COLORS, PARTS
 
 Rng = np.random.Generator
@@ -54,6 +55,16 @@ def write_vggss(root: Path, count: int, seed: int = 0) -> Path:
     return root
 
 
+def write_duet(root: Path, count: int, seed: int = 0) -> Path:
+    """VGGSound-Duet: pairs of neighbors among videos of VGG-SS."""
+    write_vggss(root, count, seed)
+    ids = [f"video{number}_000030" for number in range(count)]
+    names = ("dog_barking", "church_bell")
+    rows = [f"{a},{names[n % 2]},{b},{names[(n + 1) % 2]}\n" for n, (a, b) in enumerate(pairwise(ids))]
+    (root / "metadata" / "vggsound_duet_test.csv").write_text("".join(rows))
+    return root
+
+
 def write_flickr(root: Path, count: int, seed: int = 0) -> Path:
     """Flickr-SoundNet with one to three annotators."""
     rng, ids = np.random.default_rng(seed), []
@@ -75,10 +86,10 @@ def write_flickr(root: Path, count: int, seed: int = 0) -> Path:
 
 
 def write_interactive(
-    root: Path, count: int, seed: int = 0, name: str = "synthetic3240", folder: str = "images"
+    root: Path, count: int, seed: int = 0, name: str = "synthetic3240", folder: str = "images", masks: str = ""
 ) -> Path:
-    """IS3 (or VPO): pairs of sounds, one of the last image's without a box."""
-    rng, records = np.random.default_rng(seed), []
+    """IS3 (or VPO): pairs of sounds, one of the last image's without a box; with a folder of masks, their list, too."""
+    rng, records, segmentations = np.random.default_rng(seed), [], []
     for number in range(count):
         sound = ("dog", "guitar")[number % 2]
         stem = f"dog_guitar_{number // 2}_{sound}"
@@ -86,8 +97,13 @@ def write_interactive(
         write_tone(root / "audio_wav" / f"{stem}.wav", rng)
         box = [] if number == count - 1 else (224 * np.array(random_box(rng))).round().tolist()
         records.append({"image": f"/x/{stem}.jpg", "audio": f"/x/{stem}.wav", "gt_box": box})
+        if masks:
+            write_mask(root / masks / f"{stem}.jpg", rng)
+            segmentations.append({**records[-1], "gt_box": f"/x/gt_masks/{stem}.jpg", "offset": 1})
     (root / "metadata").mkdir()
     (root / "metadata" / f"{name}_bbox.json").write_text(json.dumps(records))
+    if masks:
+        (root / "metadata" / f"{name}_seg.json").write_text(json.dumps(segmentations))
     return root
 
 
@@ -146,6 +162,29 @@ def write_avsbench(root: Path, count: int, seed: int = 0, multiple: bool = False
         rows.append(f"{video},test" if multiple else f"{video},30,male_speech,test")
     table = ["name,split", "other,train"] if multiple else ["name,start,category,split", "other,0,dog,val"]
     (base / f"{data.name.removesuffix('_data')}_meta_data.csv").write_text("\n".join([*table, *rows]) + "\n")
+    return root
+
+
+AVSS_CLASSES = ("background", "dog", "church_bell", "guitar")
+
+
+def write_avss(root: Path, labels: Sequence[str], seed: int = 0) -> Path:
+    """AVSBench-semantic with a video for each label in the test split and one in another."""
+    rng, rows, colors = np.random.default_rng(seed), ["vid,uid,s_min,label,split", "x,other,0,v2,train"], palette(4)
+    for number, label in enumerate(labels):
+        folder = root / label / f"video{number}"
+        write_tone(folder / "audio.wav", rng)
+        for frame in range(10 if label == "v2" else 5):
+            write_image(folder / "frames" / f"{frame}.jpg", rng, (120, 90))
+            classes = np.zeros((90, 120), dtype=np.int64)
+            classes[20 + frame : 50 + frame, 30:80] = 1 + number % 3
+            if number % 2:
+                classes[60:85, 10:40] = 1 + (number + 1) % 3
+            (folder / "labels_rgb").mkdir(exist_ok=True)
+            Image.fromarray(colors[classes]).save(folder / "labels_rgb" / f"{frame}.png")
+        rows.append(f"x,video{number},0,{label},test")
+    (root / "metadata.csv").write_text("\n".join(rows) + "\n")
+    (root / "label2idx.json").write_text(json.dumps({name: index for index, name in enumerate(AVSS_CLASSES)}))
     return root
 
 
@@ -212,5 +251,6 @@ WRITERS: dict[str, Callable[[Path, int], Path]] = {
     "flickr-extended": lambda root, count: write_extended(root, write_flickr, "flickr", count),
     "is3": write_interactive,
     "vpo-ss": lambda root, count: write_interactive(root, count, 0, "vpo_ss", "visual_frames"),
-    "vpo-ms": lambda root, count: write_interactive(root, count, 0, "vpo_ms", "visual_frames"),
+    "vpo-ms": lambda root, count: write_interactive(root, count, 0, "vpo_ms", "visual_frames", "gray_masks"),
+    "vggsound-duet": lambda root, count: write_duet(root, count // 2 + 1),
 }

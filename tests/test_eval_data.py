@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from eval_layouts import write_vggss
 from eval_small import row, small_model, write_data, write_item, write_table
 from PIL import ExifTags, Image
 from torchvision import transforms
@@ -19,6 +20,7 @@ from eval.reading import as_stored
 from eval.runner import Settings, evaluate
 from eval.task import DataError, Inputs
 from eval.tasks.ade20k import Ade20kSound, Ade20kSpeech
+from eval.tasks.vggss import VggSs
 
 GENERATOR = np.random.default_rng
 
@@ -219,3 +221,24 @@ def test_data_that_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path) -> No
     table.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="cannot be read"):
         Ade20kSound(tmp_path)
+
+
+def test_duplicate_rows_are_reported_and_count_as_in_the_original(tmp_path: Path) -> None:
+    write_item(tmp_path, "a", 300, GENERATOR(3))
+    write_table(tmp_path, "sound", [row("a", "sound", 300), row("a", "sound", 1259), row("a", "sound", 300)])
+    data = Ade20kSound(tmp_path)
+    assert [item.row for item in data.items] == [1, 2, 3]
+    (problem,) = data.problems
+    assert str(problem) == "row 3: duplicate row: the same as row 1; it counts again, as in the original"
+
+
+def test_duplicate_rows_of_other_benchmarks_are_left_out(tmp_path: Path) -> None:
+    root = write_vggss(tmp_path, 2)
+    table = root / "metadata" / "vggss_test.csv"
+    table.write_text(2 * table.read_text())
+    data = VggSs(root)
+    assert (data.num_rows, [item.row for item in data.items]) == (4, [1, 2])
+    assert [(p.row, p.kind, p.message) for p in data.problems] == [
+        (3, "duplicate row", "the same as row 1; it is left out"),
+        (4, "duplicate row", "the same as row 2; it is left out"),
+    ]

@@ -165,7 +165,7 @@ def test_images_of_other_folders_are_left_out(tmp_path: Path) -> None:
     (root / "val" / "n01440764" / "notes.txt").write_text("mine")
     assert len(Perturbation(root).items) == len(Perturbation(root / "val").items) == 2
     assert len(Perturbation(root, limit=1).items) == 1
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="has no usable row for perturbation"):
         Perturbation(root / "val" / "other")
     with pytest.raises(DataError, match="cannot be read"):
         Perturbation(tmp_path / "nowhere")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from golden.files import Golden
 from torchmetrics.functional.classification import binary_average_precision
 
-from eval.metrics.prompted_segmentation import RECALL_LEVELS, prompted_segmentation, score_class
+from eval.metrics.prompted_segmentation import RECALL_LEVELS, prompted_segmentation, score_class, score_parts
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +107,23 @@ def test_a_class_without_pixels_is_left_out_of_the_means() -> None:
 def test_wrong_arguments_are_named(heatmaps, masks, class_ids, message) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         prompted_segmentation(heatmaps, masks, class_ids)
+
+
+@pytest.mark.parametrize("levels", [0, 6])
+@pytest.mark.parametrize("shift", [0.0, -0.5])
+def test_parts_give_the_score_of_the_whole(levels: int, shift: float) -> None:
+    generator = np.random.default_rng(11)
+    masks = generator.random((13, 20, 20)) < 0.2
+    maps = (masks * 0.4 + generator.random(masks.shape) + shift).astype(np.float32)
+    if levels:
+        maps = np.round(maps * levels) / np.float32(levels)  # ties, and -0.0
+    whole = score_class(maps, masks)
+    for max_pixels in (100, 1500, 10_000):
+        parts = score_parts(lambda: ((maps[i : i + 3], masks[i : i + 3]) for i in range(0, 13, 3)), max_pixels)
+        assert parts.average_precision == pytest.approx(whole.average_precision, abs=1e-12)
+        assert (parts.iou, parts.threshold, parts.num_images) == (whole.iou, whole.threshold, 13)
+        np.testing.assert_array_equal(parts.precision, whole.precision)
+    nothing = score_parts(lambda: iter([(maps, masks & False)]), 100)
+    assert np.isnan(nothing.average_precision) and nothing.num_images == 13
+    with pytest.raises(ValueError, match="not finite"):
+        score_parts(lambda: iter([(maps * np.float32("inf"), masks)]), 100)

@@ -116,7 +116,7 @@ def test_overlays_are_hot_where_the_heatmap_is() -> None:
 def test_overlays_are_blended_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     result = make()
     whole = np.asarray(result.overlay(1))
-    monkeypatch.setattr("avgrad.localization._BAND", 100)
+    monkeypatch.setattr("avgrad.overlay._BAND", 100)
     assert np.array_equal(np.asarray(result.overlay(1)), whole)
 
 

@@ -70,6 +70,10 @@ def localize(
     size: Annotated[
         int | None, typer.Option(help="Short side in pixels that the network sees.", min=16, max=4096)
     ] = None,
+    refine: Annotated[
+        str | None,
+        typer.Option(help="Make heatmaps follow the image's edges: guided, grabcut, random_walker or sam2."),
+    ] = None,
     overlays: Annotated[int, typer.Option(help="Write overlays of so many prompts, the first ones.", min=0)] = 32,
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps", help="Also write heatmaps of the image's size into heatmaps.npz.")
@@ -97,12 +101,15 @@ def localize(
     from avgrad.encoders.text import check_templates, check_texts
     from avgrad.engine.methods import check_options, parse_layers
     from avgrad.media.video import is_video
+    from avgrad.refine import check_refinement
 
     # what can be checked without a model is checked before a large one is loaded
     methods = list(dict.fromkeys(method or ["legrad"]))
     options = _options(methods, option or [])
     for name in methods:
         check_options(name, options[name])
+    if refine is not None:
+        check_refinement(refine, {})
     check_texts(text or [])
     request = Request(
         source=source,
@@ -119,6 +126,7 @@ def localize(
         device=device,
         dtype=dtype,
         methods=options,
+        refine=refine,
         settings={"layers": parse_layers(layers), "pooling": pooling, "size": size, "keep": False},
         seconds={"import": time.perf_counter() - started},
     )
@@ -141,6 +149,7 @@ class Request:
         model: name of the model; None for the default.
         checkpoint, device, dtype: of the model.
         methods: their options by name, in the order given.
+        refine: the refinement of heatmaps; None for none.
         settings: further arguments of `Localizer`.
         seconds: what each stage took so far.
     """
@@ -153,6 +162,7 @@ class Request:
     device: str
     dtype: str
     methods: dict[str, dict[str, Any]]
+    refine: str | None
     settings: dict[str, Any]
     seconds: dict[str, float]
 
@@ -206,6 +216,7 @@ def _localize_image(request: Request, layers_grid: bool, overlays: int, heatmaps
         localizer = request.localizer(model, name)
         localizer.set_image(image)
         result = localizer.localize(**({"prompts": results[0].prompts} if results else request.prompts))
+        result = result if request.refine is None else result.refine(request.refine)
         seconds = {**result.seconds, **request.seconds}
         results.append(replace(result, name=source_name(request.source), seconds=seconds))
     try:

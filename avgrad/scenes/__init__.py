@@ -6,8 +6,8 @@ the seeds are.
 """
 
 from avgrad.scenes.classes import CLASSES, ObjectClass, class_index
-from avgrad.scenes.dataset import DatasetError, write_dataset
 from avgrad.scenes.images import Scene, draw_scene, scene_rng
+from avgrad.scenes.layouts import DatasetError, list_layouts, write_dataset
 from avgrad.scenes.sounds import SAMPLE_RATE, mix_sound, synthesize
 from avgrad.scenes.speech import SpokenPhrase, spoken
 from avgrad.scenes.texts import texts
@@ -21,6 +21,7 @@ __all__ = [
     "SpokenPhrase",
     "class_index",
     "draw_scene",
+    "list_layouts",
     "mix_sound",
     "scene_rng",
     "spoken",

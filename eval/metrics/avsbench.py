@@ -105,25 +105,49 @@ def semantic_scores(counts: Array) -> tuple[Array, Array, Array]:
     return both / (union + 2.2e-16), _f_score(precision, recall), union > 0
 
 
-def semantic_figures(counts: Array, background: int | None = None) -> dict[str, float]:
+def semantic_sums(counts: Array) -> Array:
+    """For each class the sums of IoU and F-score over the frames that it occurs in, and their number, `[3, classes]`.
+
+    Args:
+        counts: of `semantic_counts`, `[N, 3, classes]`.
+    """
+    iou, f_scores, seen = semantic_scores(counts)
+    return np.stack([(iou * seen).sum(axis=0), (f_scores * seen).sum(axis=0), seen.sum(axis=0)])
+
+
+def semantic_figures(sums: Array, background: int | None = None) -> dict[str, float]:
     """Mean IoU and F-score over classes, each class's being the mean over the frames that it occurs in.
 
     Args:
-        counts: `[N, 3, num_classes]`.
+        sums: of `semantic_sums`, `[3, classes]`.
         background: a class to leave out of the `..._without_background` figures; the original leaves out the last.
 
     Returns:
         `mean_iou` and `f_score` over the classes that occur in any frame; `..._as_published` over all classes, those
         that never occur counting 0.
     """
-    iou, f_scores, seen = semantic_scores(counts)
-    frames = seen.sum(axis=0)
+    frames = sums[2]
     figures: dict[str, float] = {}
-    for name, values in (("mean_iou", iou), ("f_score", f_scores)):
-        per_class = np.divide((values * seen).sum(axis=0), frames, out=np.zeros(len(frames)), where=frames > 0)
+    for name, values in (("mean_iou", sums[0]), ("f_score", sums[1])):
+        per_class = np.divide(values, frames, out=np.zeros(len(frames)), where=frames > 0)
         kept = np.arange(len(frames)) != (len(frames) - 1 if background is None else background)
-        figures[name] = float(per_class[frames > 0].mean())
-        figures[f"{name}_without_background"] = float(per_class[(frames > 0) & kept].mean())
-        figures[f"{name}_as_published"] = float(per_class.mean())
-        figures[f"{name}_without_background_as_published"] = float(per_class[:-1].mean())
+        figures[name] = _mean(per_class[frames > 0])
+        figures[f"{name}_without_background"] = _mean(per_class[(frames > 0) & kept])
+        figures[f"{name}_as_published"] = _mean(per_class)
+        figures[f"{name}_without_background_as_published"] = _mean(per_class[:-1])
     return figures
+
+
+def _mean(values: Array) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def palette(num_classes: int) -> Array:
+    """The color of each class in AVSS's label maps, uint8 `[num_classes, 3]`: the bits of its number, three at a time,
+    become the high bits of red, green and blue."""
+    colors = np.zeros((num_classes, 3), dtype=np.uint8)
+    for index in range(num_classes):
+        for bit in range(8):
+            for channel in range(3):
+                colors[index, channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+    return colors

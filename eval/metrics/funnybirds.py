@@ -6,7 +6,7 @@ what an explanation says of the parts with what the model answers to interventio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -250,8 +250,39 @@ def _contrasting(class_parts: Array, label: int) -> tuple[tuple[int, list[int]],
 # ------------------------------------------------------------------ all of them
 
 
-def funnybirds_figures(birds: Sequence[Bird], class_parts: Array) -> dict[str, float]:
+def bird_values(bird: Bird, class_parts: Array, sets: Sequence[Sequence[Parts]]) -> dict[str, Array]:
+    """What one image adds to the means of `funnybirds_figures`; NaN where it does not count.
+
+    Args:
+        bird: the image.
+        class_parts: variant of each part of `PARTS`, `[C, 5]`.
+        sets: of `minimal_sufficient_sets`.
+
+    Returns:
+        Scalars for the protocols without a threshold; for the others, and with `..._as_published`, values at each of
+        `THRESHOLDS`, `[80]`.
+    """
+    one = [bird]
+    checks: dict[str, Callable[[float], float]] = {
+        "csdc": lambda t: csdc(one, sets, t),
+        "csdc_as_published": lambda t: csdc(one, [*sets[:-1], []], t),
+        "preservation_check": lambda t: preservation_check(one, t),
+        "deletion_check": lambda t: deletion_check(one, t),
+        "distractibility": lambda t: distractibility(one, t),
+    }
+    return {
+        "accuracy": np.array(float(bird.is_correct)),
+        "single_deletion": np.array(single_deletion(one)),
+        "target_sensitivity": np.array(target_sensitivity(one, class_parts)),
+        "background_independence": np.array(background_independence(one)),
+        **{name: np.array([check(t) for t in THRESHOLDS]) for name, check in checks.items()},
+    }
+
+
+def funnybirds_figures(birds: Iterable[Bird], class_parts: Array) -> dict[str, float]:
     """All protocols at the best threshold: the first at which completeness plus distractibility is largest.
+
+    The birds are read once, one at a time.
 
     Returns:
         In [0, 1]: `accuracy`, `csdc`, `preservation_check`, `deletion_check`, `single_deletion`, `distractibility`,
@@ -259,23 +290,26 @@ def funnybirds_figures(birds: Sequence[Bird], class_parts: Array) -> dict[str, f
         minimal sufficient set; `..._as_published` are the threshold-dependent figures under that rule.
     """
     sets = minimal_sufficient_sets(class_parts)
-    figures = {
-        "accuracy": _mean([bird.is_correct for bird in birds]),
-        "single_deletion": single_deletion(birds),
-        "target_sensitivity": target_sensitivity(birds, class_parts),
-        "background_independence": background_independence(birds),
+    totals: dict[str, Array] = {}
+    weights: dict[str, Array] = {}
+    for bird in birds:
+        for name, values in bird_values(bird, class_parts, sets).items():
+            # background independence is a mean over objects, the others are means over images
+            weight = len(bird.without_background) if name == "background_independence" else 1
+            known = np.isfinite(values) * weight
+            totals[name] = totals.get(name, 0.0) + np.nan_to_num(values) * known
+            weights[name] = weights.get(name, 0) + known
+    means = {
+        name: np.divide(total, weights[name], out=np.full_like(total, np.nan), where=weights[name] > 0)
+        for name, total in totals.items()
     }
-    curves = {
-        "preservation_check": [preservation_check(birds, t) for t in THRESHOLDS],
-        "deletion_check": [deletion_check(birds, t) for t in THRESHOLDS],
-        "distractibility": [distractibility(birds, t) for t in THRESHOLDS],
-    }
-    for suffix, chosen in (("", sets), ("_as_published", [*sets[:-1], []])):
-        curves["csdc"] = [csdc(birds, chosen, t) for t in THRESHOLDS]
-        values = {name: np.array(curve) for name, curve in curves.items()}
-        completeness = (values["csdc"] + values["preservation_check"] + values["deletion_check"]) / 3
-        best = int(np.argmax(completeness + values["distractibility"]))
-        figures |= {f"{name}{suffix}": float(curve[best]) for name, curve in values.items()}
+    figures = {name: float(mean) for name, mean in means.items() if mean.ndim == 0}
+    curves = {name: mean for name, mean in means.items() if mean.ndim and name != "csdc_as_published"}
+    for suffix in ("", "_as_published"):
+        curves["csdc"] = means[f"csdc{suffix}"]
+        completeness = (curves["csdc"] + curves["preservation_check"] + curves["deletion_check"]) / 3
+        best = int(np.argmax(completeness + curves["distractibility"]))
+        figures |= {f"{name}{suffix}": float(curve[best]) for name, curve in curves.items()}
         figures[f"threshold{suffix}"] = float(THRESHOLDS[best])
     return figures
 

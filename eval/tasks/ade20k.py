@@ -15,35 +15,49 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from avgrad.encoders.image import center_crop
 from avgrad.errors import MediaError
 from avgrad.media import open_audio
-from avgrad.scenes.dataset import decode_annotation
-from eval.encoder import Encoder
+from avgrad.scenes.layouts.ade20k import decode_annotation
 from eval.metrics.prompted_segmentation import (
     NORMALIZATIONS,
     RECALL_LEVELS,
     Normalization,
     SegmentationScore,
     normalized_heatmaps,
-    score_class,
+    score_parts,
 )
 from eval.metrics.resampling import ClassCounts, mean_over_classes
-from eval.reading import as_stored, checked_name, file_size, is_text, read_table, shown
+from eval.reading import as_stored, check_rows, checked_name, is_text, need_columns, read_table, shown
 from eval.runner import cpu_threads
 from eval.store import Measures, unpack_masks
-from eval.task import Array, Case, DataError, Example, Inputs, Item, Problem, Published, Resampler, Row, Task, task
+from eval.task import (
+    Array,
+    Case,
+    DataError,
+    Example,
+    Inputs,
+    Item,
+    Problem,
+    Published,
+    Resampler,
+    Row,
+    Task,
+    image_or_blank,
+    spread,
+    task,
+)
 
 CSV_NAME = "prompted_segmentation.csv"
 NAME_COLUMNS = ("class_name", "ade_class_name")
-NUM_EXAMPLES = 8
+IMAGES_AT_ONCE = 32
 MAX_CLASSES = 26 * 256  # that an annotation can encode
 # "Advanced" adds this much to the time of the word on each side.
 MARGIN_SECONDS = 0.2
@@ -89,7 +103,7 @@ class Ade20k(Task):
     """
 
     measures = "mAP and mIoU over classes of heatmaps for prompts of objects in scenes"
-    modality = "audio"
+    modalities = ("audio",)
     columns: ClassVar[Mapping[str, str]] = {"mean_average_precision": "mAP", "mean_iou": "mIoU"}
     curve_axes = ("recall", "precision")
     folder: ClassVar[str]
@@ -114,40 +128,16 @@ class Ade20k(Task):
             raise DataError(f"{shown(str(table))} cannot be read ({error}); a CSV table is expected") from None
         columns, rows = read_table(table, content)
         column = self.prompt_column
-        needed = ["image_location", "ade_class_id", column, *(["timing"] if "advanced" in self.timings else [])]
-        missing = [name for name in needed if name not in columns]
-        if missing:
-            raise DataError(f"{table} has no column {missing[0]}; the columns {', '.join(needed)} are expected")
-
-        items: list[Ade20kItem] = []
-        self.problems = []
-        self.num_rows = 0
-        digest = hashlib.sha256(content)
-        for number, row in enumerate(rows, start=1):
-            if row[column] in _EMPTY or _number(row["ade_class_id"]) == 0:
-                continue
-            self.num_rows += 1
-            try:
-                item = self._item(number, row)
-            except DataError as error:
-                self.problems.append(Problem(number, "unreadable row", str(error)))
-                continue
-            try:
-                sizes = [file_size(path) for path in self._paths(item)]
-            except DataError as error:
-                self.problems.append(Problem(number, "missing file", str(error)))
-                continue
-            digest.update(json.dumps([number, *sizes]).encode())
-            items.append(item)
-            if limit is not None and len(items) == limit:
-                break
-        if not items:
-            first = f", the first in {self.problems[0]}" if self.problems else ""
-            raise DataError(
-                f"{table} has no usable row for {self.name} ({len(self.problems)} have problems{first}); rows "
-                f"with {column} and an ade_class_id other than 0 are expected"
-            )
-        self.items, self.fingerprint = items, digest.hexdigest()
+        timing = ["timing"] if "advanced" in self.timings else []
+        need_columns(table, columns, ["image_location", "ade_class_id", column, *timing])
+        own = (
+            (number, row)
+            for number, row in enumerate(rows, start=1)
+            if row[column] not in _EMPTY and _number(row["ade_class_id"]) != 0
+        )
+        self.items, self.problems, self.num_rows, self.fingerprint = check_rows(
+            self.name, table, own, self._item, self._paths, limit, keep_duplicates=True
+        )
 
     def _item(self, number: int, row: Mapping[str, str]) -> Ade20kItem:
         column = self.prompt_column
@@ -221,19 +211,19 @@ class Ade20k(Task):
             problems.append(("no pixels", f"{item.image} shows no {name} in the part that is evaluated"))
         return Case(inputs.image(square), clips, {"mask": mask}, digest.digest(), problems)
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
         """The mask, eight pixels to a byte, and the raw maps: average precision needs all pixels of a class."""
         return {"mask": np.packbits(case.truth["mask"]), **{f"map {name}": values for name, values in maps.items()}}
 
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
-        """A row per method, timing and normalization; full-size heatmaps exist for one class per core at a time."""
+        """A row per method, timing and normalization; full-size heatmaps exist for a few images per core at a time."""
         if not len(measures):
             raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
         with cpu_threads(1), ThreadPoolExecutor(os.cpu_count()) as pool:
             return [
                 cls._row(pool, measures, method, timing, normalization)
-                for method in measures.methods
+                for method in measures.all_methods
                 for timing in cls.timings
                 for normalization in NORMALIZATIONS
             ]
@@ -244,7 +234,7 @@ class Ade20k(Task):
     ) -> Row:
         members, names = cls._members(measures), _class_names(measures)
         load = cls._loader(measures, method, timing, normalization)
-        scores = pool.map(lambda chosen: score_class(*load(chosen)), members.values())
+        scores = pool.map(lambda chosen: score_parts(load(chosen)), members.values())
         score = SegmentationScore(dict(zip(members, scores, strict=True)))
         return Row(
             method=method,
@@ -278,31 +268,37 @@ class Ade20k(Task):
     @classmethod
     def _loader(
         cls, measures: Measures, method: str, timing: str, normalization: Normalization
-    ) -> Callable[[Array], tuple[Tensor, Array]]:
-        """A function that gives the heatmaps and masks of some items."""
+    ) -> Callable[[Array], Callable[[], Iterator[tuple[Array, Array]]]]:
+        """A function that gives the heatmaps and masks of some items, in parts and as often as they are asked for."""
         place, name = cls.timings.index(timing), f"map {method}"
         low, high = math.inf, -math.inf
         for maps in measures.stream(name):
             low, high = min(low, float(maps[:, place].min())), max(high, float(maps[:, place].max()))
 
-        def load(chosen: Array) -> tuple[Tensor, Array]:
-            raw = measures.take(name, chosen)[:, place]
-            maps = normalized_heatmaps(raw, normalization, cls.side, low, high)
-            return maps, unpack_masks(measures.take("mask", chosen), cls.side)
+        def load(chosen: Array) -> Callable[[], Iterator[tuple[Array, Array]]]:
+            raw, masks = measures.take(name, chosen)[:, place].copy(), measures.take("mask", chosen)
+
+            def parts() -> Iterator[tuple[Array, Array]]:
+                for start in range(0, len(raw), IMAGES_AT_ONCE):
+                    own = slice(start, start + IMAGES_AT_ONCE)
+                    maps = normalized_heatmaps(raw[own], normalization, cls.side, low, high)
+                    yield maps.numpy(), unpack_masks(masks[own], cls.side)
+
+            return parts
 
         return load
 
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Exact but for average precision, which comes from binned scores (`eval.metrics.resampling`)."""
-        _, images = np.unique(measures.field("image"), return_inverse=True)
+        images, _ = measures.groups("image")
         members = cls._members(measures)
         variant = row.variant["timing"], row.variant["normalization"]
         load = cls._loader(measures, row.method, *variant)  # type: ignore[arg-type]
         counts = []
         for chosen in members.values():
-            maps, masks = load(chosen)
-            counts.append(ClassCounts.of(maps.numpy(), masks, images[chosen]))
+            maps, masks = (np.concatenate(arrays) for arrays in zip(*load(chosen)(), strict=True))
+            counts.append(ClassCounts.of(maps, masks, images[chosen]))
 
         def figures(weights: Array) -> dict[str, Array]:
             ap, iou = zip(*(count.figures(weights) for count in counts), strict=True)
@@ -324,14 +320,10 @@ class Ade20k(Task):
     def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
         """The first image of some classes, from the best to the worst."""
         classes = [part for part in row.details if not np.isnan(part["average_precision"])]
-        classes.sort(key=lambda part: (-part["average_precision"], part["class_id"]))
-        spread = np.linspace(0, len(classes) - 1, min(NUM_EXAMPLES, len(classes))).round().astype(int)
-        for place in np.unique(spread):
+        for place in spread(np.array([part["average_precision"] for part in classes])):
             chosen = self._members(measures)[classes[place]["class_id"]][:1]
-            try:
-                image = self.image(str(measures.items[int(chosen[0])]["image"]))
-            except MediaError:  # the data may have been removed since
-                image = Image.new("RGB", (self.side, self.side), "white")
+            name = str(measures.items[int(chosen[0])]["image"])
+            image = image_or_blank(partial(self.image, name), self.side)
             maps = {
                 method: normalized_heatmaps(measures.take(f"map {method}", chosen)[:, 0], "image", self.side, 0.0, 1.0)[
                     0

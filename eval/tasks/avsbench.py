@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,14 +17,26 @@ from PIL import Image
 from avgrad.engine.attribute import min_max, upsample
 from avgrad.errors import MediaError
 from avgrad.media import load_image, open_audio
-from eval.encoder import Encoder
-from eval.metrics.avsbench import THRESHOLDS, f_curve, f_score, f_score_as_published, frame_iou
-from eval.reading import as_stored, checked_name, file_size, read_bytes, read_table
+from eval.metrics.avsbench import THRESHOLDS, f_curve, frame_iou
+from eval.reading import as_stored, check_rows, checked_name, need_columns, read_bytes, read_table
 from eval.store import Measures, unpack_masks
-from eval.task import Array, Case, DataError, Example, Inputs, Item, Problem, Published, Resampler, Row, Task, task
+from eval.task import (
+    Array,
+    Case,
+    DataError,
+    Example,
+    Inputs,
+    Item,
+    Published,
+    Resampler,
+    Row,
+    Task,
+    image_or_blank,
+    spread,
+    task,
+)
 
 NUM_FRAMES = 5  # of a video, one per second
-NUM_EXAMPLES = 8
 _TACO = "arXiv 2412.01488"
 
 
@@ -33,7 +45,7 @@ class Frame(Item):
     """A frame of a video; its image is the video, whose frames are resampled together.
 
     Attributes:
-        frame: number, 1 to 5.
+        frame: number, from 1 on; one per second.
         file, mask, audio: paths within the data set.
     """
 
@@ -44,21 +56,23 @@ class Frame(Item):
 
 
 class AvsBench(Task):
-    """What both sets share: the five frames of each video of the test split.
+    """What the sets share: the frames of each video of the test split.
 
     The prompt of a frame is the two seconds of sound around it. A heatmap, min-max normalized, stands in for the
     probabilities of the original.
 
     Attributes:
         table: path of the list of videos.
+        key: the column of the video's name; the first one if empty.
         needed: columns of it besides the video and its split.
     """
 
     measures = "mIoU and F-score (beta^2 = 0.3) of what sounds in video frames"
     source = "https://github.com/OpenNLPLab/AVSBench (videos from YouTube; research use)"
-    modality = "audio"
+    modalities: ClassVar[tuple[Literal["audio", "text"], ...]] = ("audio",)
     columns: ClassVar[Mapping[str, str]] = {"mean_iou": "mIoU", "f_score": "F-score"}
     table: ClassVar[str]
+    key: ClassVar[str] = ""
     needed: ClassVar[tuple[str, ...]] = ()
     items: list[Frame]
 
@@ -66,34 +80,28 @@ class AvsBench(Task):
         self.root = Path(root)
         table = self.root / self.table
         columns, rows = read_table(table, read_bytes(table))
-        missing = [name for name in ("split", *self.needed) if name not in columns]
-        if missing:
-            raise DataError(f"{table} has no column {missing[0]}")
-        self.items, self.problems, self.num_rows = [], [], 0
-        digest = hashlib.sha256()
-        for number, row in enumerate(rows, start=1):
-            if row["split"] != "test":
-                continue
-            for frame in range(1, NUM_FRAMES + 1):
-                if len(self.items) == limit:
-                    break
-                self.num_rows += 1
-                try:
-                    item = self.item(number, frame, checked_name(columns[0], row[columns[0]].strip()), row)
-                except DataError as error:
-                    self.problems.append(Problem(number, "unreadable row", str(error)))
-                    continue
-                try:
-                    sizes = [file_size(self.root / name) for name in (item.file, item.mask, item.audio)]
-                except DataError as error:
-                    self.problems.append(Problem(number, "missing file", str(error)))
-                    continue
-                digest.update(json.dumps([vars(item), *sizes]).encode())
-                self.items.append(item)
-        if not self.items:
-            first = f", the first in {self.problems[0]}" if self.problems else ""
-            raise DataError(f"{table} has no usable video of the test split ({len(self.problems)} problems{first})")
-        self.fingerprint = digest.hexdigest()
+        need_columns(table, columns, ["split", *self.needed])
+        frames = (
+            (number, (row, frame))
+            for number, row in enumerate(rows, start=1)
+            if row["split"] == "test"
+            for frame in range(1, self.num_frames(row) + 1)
+        )
+        key = self.key or columns[0]
+
+        def make(number: int, row: tuple[Mapping[str, str], int]) -> Frame:
+            return self.item(number, row[1], checked_name(key, row[0][key].strip()), row[0])
+
+        self.items, self.problems, self.num_rows, self.fingerprint = check_rows(
+            self.name, table, frames, make, self._paths, limit
+        )
+
+    def num_frames(self, row: Mapping[str, str]) -> int:
+        """The number of a video's frames."""
+        return NUM_FRAMES
+
+    def _paths(self, item: Frame) -> list[Path]:
+        return [self.root / name for name in (item.file, item.mask, item.audio)]
 
     @abstractmethod
     def item(self, number: int, frame: int, video: str, row: Mapping[str, str]) -> Frame:
@@ -101,10 +109,10 @@ class AvsBench(Task):
 
     def load(self, item: Frame, inputs: Inputs) -> Case:
         """Load an item."""
-        paths = [self.root / name for name in (item.file, item.mask, item.audio)]
+        paths = self._paths(item)
         try:
-            square = load_image(paths[0]).resize((self.side, self.side), Image.Resampling.BILINEAR)
-            labels = as_stored(paths[1]).convert("L").resize((self.side, self.side), Image.Resampling.NEAREST)
+            square = self._square(paths[0])
+            truth = self.truth(as_stored(paths[1]).resize((self.side, self.side), Image.Resampling.NEAREST), item.mask)
             with open_audio(paths[2]) as audio:
                 # a second before and after the middle of the frame's own second, within the sound
                 begin = min(max(item.frame - 1.5, 0.0), max(audio.duration - 2.0, 0.0))
@@ -112,9 +120,24 @@ class AvsBench(Task):
             digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths))
         except (MediaError, OSError) as error:
             raise DataError(str(error)) from error
-        return Case(inputs.image(square), [clips], {"mask": np.asarray(labels) > 127}, digest.digest())
+        return Case(inputs.image(square), [clips], truth, digest.digest())
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+    def truth(self, labels: Image.Image, name: str) -> dict[str, Array]:
+        """What is measured against, from the mask's image.
+
+        Args:
+            labels: as stored, resized to the square.
+            name: of its file, for messages.
+
+        Raises:
+            DataError: it holds something else than expected.
+        """
+        return {"mask": np.asarray(labels.convert("L")) > 127}
+
+    def _square(self, path: Path) -> Image.Image:
+        return load_image(path).resize((self.side, self.side), Image.Resampling.BILINEAR)
+
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
         """IoU and F-score curve of the frame by each method, the mask and the raw maps for the report."""
         mask = case.truth["mask"]
         measured: dict[str, Array] = {"mask": np.packbits(mask)}
@@ -136,28 +159,38 @@ class AvsBench(Task):
         """A row for each method, with its mean F-score over thresholds as a curve."""
         if not len(measures):
             raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
-        _, videos = np.unique(measures.field("image"), return_inverse=True)
+        videos, _ = measures.groups("image")
         rows = []
-        for method in measures.methods:
-            curves = measures.take(f"curve {method}")
+        for method in measures.all_methods:
+            total, valid = cls._curves(measures, method, videos)
+            best = np.divide(total, valid[:, None], out=np.zeros_like(total), where=valid[:, None] > 0).max(axis=1)
             figures = {
                 "mean_iou": float(measures.take(f"iou {method}").mean()),
-                "f_score": f_score(curves),
-                "f_score_as_published": f_score_as_published(curves, videos.tolist()),
+                "f_score": float((total.sum(axis=0) / max(valid.sum(), 1)).max()),
+                "f_score_as_published": float(best.mean()),
             }
             rows.append(Row(method, {}, figures))
         return rows
 
     @classmethod
+    def _curves(cls, measures: Measures, method: str, videos: Array) -> tuple[Array, Array]:
+        """Of each video the sum of its frames' F-score curves `[V, 255]`, and the number of frames with one `[V]`."""
+        count = int(videos.max()) + 1
+        total, valid, start = np.zeros((count, len(THRESHOLDS))), np.zeros(count), 0
+        for curves in measures.stream(f"curve {method}"):
+            own = videos[start : start + len(curves)]
+            filled = ~np.isnan(curves).any(axis=1)
+            np.add.at(total, own[filled], curves[filled])
+            np.add.at(valid, own[filled], 1)
+            start += len(curves)
+        return total, valid
+
+    @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Sums of IoU and of curves over the frames of each video."""
-        _, videos = np.unique(measures.field("image"), return_inverse=True)
-        count = int(videos.max()) + 1
-        ious, curves = measures.take(f"iou {row.method}"), measures.take(f"curve {row.method}")
-        filled = ~np.isnan(curves).any(axis=1)
-        frames, iou, valid = (np.bincount(videos, weights, count) for weights in (None, ious, filled.astype(float)))
-        total = np.zeros((count, len(THRESHOLDS)))
-        np.add.at(total, videos[filled], curves[filled])
+        videos, _ = measures.groups("image")
+        total, valid = cls._curves(measures, row.method, videos)
+        frames, iou = (np.bincount(videos, weights) for weights in (None, measures.take(f"iou {row.method}")))
 
         def figures(weights: Array) -> dict[str, Array]:
             mean = weights @ total / np.maximum(weights @ valid, 1)[:, None]
@@ -167,15 +200,10 @@ class AvsBench(Task):
 
     def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
         """Frames from the highest IoU to the lowest."""
-        order = np.argsort(-measures.take(f"iou {row.method}"), kind="stable")
-        spread = np.linspace(0, len(order) - 1, min(NUM_EXAMPLES, len(order))).round().astype(int)
-        for position in order[np.unique(spread)]:
+        for position in spread(measures.take(f"iou {row.method}")):
             chosen = np.array([position])
             fields = measures.items[int(position)]
-            try:
-                image = load_image(self.root / fields["file"]).resize((self.side, self.side))
-            except MediaError:  # the data may have been removed since
-                image = Image.new("RGB", (self.side, self.side), "white")
+            image = image_or_blank(partial(self._square, self.root / fields["file"]), self.side)
             mask = unpack_masks(measures.take("mask", chosen), self.side)[0]
             maps = {name: self._heatmap(measures.take(f"map {name}", chosen)[0]) for name in measures.methods}
             yield Example(f"{fields['image']}, frame {fields['frame']}", image, mask, maps)

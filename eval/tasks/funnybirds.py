@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,14 +13,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from avgrad.errors import MediaError
 from avgrad.media import load_image
 from eval.encoder import ClassPrompt, Encoder
 from eval.metrics import funnybirds as fb
-from eval.reading import file_size, read_records, shown
+from eval.reading import check_rows, read_records, shown
 from eval.store import Measures
-from eval.task import Array, Case, DataError, Inputs, Item, Problem, Resampler, Row, Task, task
+from eval.task import Array, Case, DataError, Inputs, Item, Resampler, Row, Task, task
 
 SIZE = 256  # of the images in pixels
 BATCH = 32
@@ -56,7 +56,7 @@ class FunnyBirds(Task):
 test/CLASS/INDEX.png, test_part_map/CLASS/INDEX.png
 test_interventions/CLASS/INDEX/body_PARTS.png
 test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
-    modality = "text"
+    modalities = ("text",)
     columns: ClassVar[Mapping[str, str]] = {
         "accuracy": "accuracy",
         "background_independence": "BI",
@@ -78,26 +78,12 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"classes.json cannot be used ({error!r}); class_idx and parts are expected") from None
         self.class_names = [f"bird {index}" for index in range(len(classes))]
-        rows = read_records(self.root / "dataset_test.json")[:limit]
-        self.items, self.problems, self.num_rows = [], [], len(rows)
-        digest = hashlib.sha256(self.class_parts.tobytes())
-        for number, row in enumerate(rows, start=1):
-            try:
-                item = self._item(number, row)
-            except DataError as error:
-                self.problems.append(Problem(number, "unreadable row", str(error)))
-                continue
-            try:
-                sizes = [file_size(path) for path in self._paths(item)]
-            except DataError as error:
-                self.problems.append(Problem(number, "missing file", str(error)))
-                continue
-            digest.update(json.dumps([vars(item), *sizes]).encode())
-            self.items.append(item)
-        if not self.items:
-            raise DataError(f"{shown(str(root))} has no usable image ({len(self.problems)} have problems)")
+        path = self.root / "dataset_test.json"
+        self.items, self.problems, self.num_rows, digest = check_rows(
+            self.name, path, enumerate(read_records(path), start=1), self._item, self._paths, limit
+        )
         self.most_background = max(item.num_background for item in self.items)
-        self.fingerprint = digest.hexdigest()
+        self.fingerprint = hashlib.sha256(self.class_parts.tobytes() + digest.encode()).hexdigest()
 
     def _item(self, number: int, row: Mapping[str, Any]) -> BirdImage:
         label, objects = row.get("class_idx"), row.get("bg_objects", "")
@@ -134,20 +120,20 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
             "label": np.array(item.label),
             "prompts": np.array([-1 if index is None else index for index in prompts]),
             "part_map": np.asarray(part_map),
-            "interventions": torch.stack(others).numpy(),
+            "num_background": np.array(item.num_background),
         }
-        return Case(pixels, [ClassPrompt(index) for index in prompts], truth, digest)
+        own = [ClassPrompt(index) for index in prompts]
+        return Case(pixels, own, truth, digest, others=torch.stack(others))
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
-        """Logits of the image and its interventions, and the importances by each method."""
+    def probe(self, case: Case, maps: Mapping[str, Array], embeddings: Tensor, encoder: Encoder) -> Mapping[str, Array]:
+        """Logits of the image and its interventions, and the classes of the prompts."""
         logits = encoder.logits(case.pixels[None]).numpy()[0]
-        interventions = torch.from_numpy(case.truth["interventions"])
-        changed = torch.cat([encoder.logits(part) for part in interventions.split(BATCH)]).numpy()
+        changed = torch.cat([encoder.logits(part) for part in case.others.split(BATCH)]).numpy()
         background = np.full((self.most_background, len(logits)), np.nan, dtype=np.float32)
         background[: len(changed) - len(KEPT)] = changed[len(KEPT) :]
         prompts = case.truth["prompts"].copy()
         prompts[prompts < 0] = logits.argmax()
-        measured = {
+        return {
             "label": case.truth["label"],
             "class_parts": self.class_parts,
             "logits": logits,
@@ -155,10 +141,14 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
             "background": background,
             "prompts": prompts,
         }
+
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The importances by each method."""
+        measured: dict[str, Array] = {}
+        count = int(case.truth["num_background"])
         for name, raw in maps.items():
             large = F.interpolate(torch.from_numpy(raw)[:, None], (SIZE, SIZE), mode="nearest")[:, 0].numpy()
             objects = np.full((len(raw), self.most_background), np.nan)
-            count = len(changed) - len(KEPT)
             objects[:, :count] = fb.background_importances(large, case.truth["part_map"], count)
             measured[f"parts {name}"] = fb.part_importances(large, case.truth["part_map"])
             measured[f"objects {name}"] = objects
@@ -166,7 +156,7 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
         return measured
 
     @classmethod
-    def _birds(cls, measures: Measures, method: str) -> list[fb.Bird]:
+    def _birds(cls, measures: Measures, method: str) -> Iterator[fb.Bird]:
         names = (
             "label",
             "logits",
@@ -177,8 +167,8 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
             f"objects {method}",
             f"total {method}",
         )
-        birds = []
-        for values in zip(*(measures.take(name) for name in names), strict=True):
+        rows = (zip(*parts, strict=True) for parts in zip(*(measures.stream(n, 64) for n in names), strict=True))
+        for values in chain.from_iterable(rows):
             label, logits, kept, background, prompts, parts, objects, total = values
             known = ~np.isnan(background[:, 0])
             # of the other classes nothing is asked
@@ -186,8 +176,7 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
             object_importance, totals = np.full((len(logits), int(known.sum())), np.nan), np.full(len(logits), np.nan)
             importance[prompts], object_importance[prompts], totals[prompts] = parts, objects[:, known], total
             without = {frozenset(fb.PARTS) - own: values for own, values in zip(KEPT, kept, strict=True)}
-            birds.append(fb.Bird(int(label), logits, without, background[known], importance, object_importance, totals))
-        return birds
+            yield fb.Bird(int(label), logits, without, background[known], importance, object_importance, totals)
 
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
@@ -195,33 +184,34 @@ test_interventions/CLASS/INDEX/background_interventions/NUMBER.png"""
         if not len(measures):
             raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
         parts = measures.take("class_parts", np.array([0]))[0]
-        return [Row(m, {}, fb.funnybirds_figures(cls._birds(measures, m), parts)) for m in measures.methods]
+        return [Row(m, {}, fb.funnybirds_figures(cls._birds(measures, m), parts)) for m in measures.all_methods]
 
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Means over images at the threshold of all of them."""
-        class_parts, threshold = measures.take("class_parts", np.array([0]))[0], row.figures["threshold"]
-        sets, birds = fb.minimal_sufficient_sets(class_parts), cls._birds(measures, row.method)
-        values = {
-            "accuracy": [float(bird.is_correct) for bird in birds],
-            "background_independence": [fb.background_independence([bird]) for bird in birds],
-            "csdc": [fb.csdc([bird], sets, threshold) for bird in birds],
-            "preservation_check": [fb.preservation_check([bird], threshold) for bird in birds],
-            "deletion_check": [fb.deletion_check([bird], threshold) for bird in birds],
-            "distractibility": [fb.distractibility([bird], threshold) for bird in birds],
-            "single_deletion": [fb.single_deletion([bird]) for bird in birds],
-            "target_sensitivity": [fb.target_sensitivity([bird], class_parts) for bird in birds],
-        }
+        class_parts = measures.take("class_parts", np.array([0]))[0]
+        sets, place = (
+            fb.minimal_sufficient_sets(class_parts),
+            int(np.argmin(abs(fb.THRESHOLDS - row.figures["threshold"]))),
+        )
+        found: dict[str, list[float]] = {name: [] for name in cls.columns}
+        objects = []  # background independence is a mean over background objects
+        for bird in cls._birds(measures, row.method):
+            own = fb.bird_values(bird, class_parts, sets)
+            for name, entries in found.items():
+                entries.append(float(own[name][place] if own[name].ndim else own[name]))
+            objects.append(len(bird.without_background))
+        values = {name: np.array(entries) for name, entries in found.items()}
         counts = {name: np.isfinite(value).astype(float) for name, value in values.items()}
-        counts["background_independence"] *= [len(bird.without_background) for bird in birds]  # of all objects
+        counts["background_independence"] *= objects
 
         def figures(weights: Array) -> dict[str, Array]:
-            found = {}
+            drawn = {}
             for name, value in values.items():
                 own = weights * counts[name]
                 total = own.sum(axis=1)
                 mean = own @ np.nan_to_num(value)
-                found[name] = np.divide(mean, total, out=np.full(len(weights), np.nan), where=total > 0)
-            return found
+                drawn[name] = np.divide(mean, total, out=np.full(len(weights), np.nan), where=total > 0)
+            return drawn
 
         return figures

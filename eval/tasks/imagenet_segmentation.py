@@ -10,14 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from eval.encoder import ClassPrompt, Encoder
+from eval.encoder import ClassPrompt
 from eval.metrics.segmentation import ForegroundScore, foreground_figures, scaled, score_foreground
 from eval.reading import file_size, shown
 from eval.store import Measures, unpack_masks
-from eval.task import Array, Case, DataError, Example, Inputs, Item, Published, Resampler, Row, Task, task
+from eval.task import Array, Case, DataError, Example, Inputs, Item, Published, Resampler, Row, Task, spread, task
 
 FILE = "gtsegs_ijcv.mat"
-NUM_EXAMPLES = 8
 _LEGRAD = "Bousselham et al., ICCV 2025, ViT-B/16"
 
 
@@ -40,7 +39,7 @@ class ImageNetSegmentation(Task):
     measures = "pixel accuracy, mIoU and mAP of the foreground"
     source = "https://calvin-vision.net/bigstuff/proj-imagenet (4,276 images; ImageNet's terms, research use)"
     layout = f"{FILE} (MATLAB 7.3: /value/img, /value/gt)"
-    modality = "text"
+    modalities = ("text",)
     columns: ClassVar[Mapping[str, str]] = {
         "pixel_accuracy": "pixel accuracy",
         "mean_iou": "mIoU",
@@ -107,7 +106,7 @@ class ImageNetSegmentation(Task):
         digest = hashlib.sha256(image.tobytes() + labels.tobytes()).digest()
         return Case(inputs.image(square), [ClassPrompt(None)], {"mask": mask}, digest)
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
         """The figures of the image by each method, the mask and the raw maps for the report."""
         measured: dict[str, Array] = {"mask": np.packbits(case.truth["mask"])}
         for name, raw in maps.items():
@@ -117,18 +116,17 @@ class ImageNetSegmentation(Task):
         return measured
 
     @classmethod
-    def _scores(cls, measures: Measures, method: str) -> list[ForegroundScore]:
-        return [
-            ForegroundScore(int(v[0]), int(v[1]), v[2:4], v[4:6], *(float(x) for x in v[6:]))
-            for v in measures.take(f"score {method}")
-        ]
+    def _scores(cls, measures: Measures, method: str) -> Iterator[ForegroundScore]:
+        for values in measures.stream(f"score {method}"):
+            for v in values:
+                yield ForegroundScore(int(v[0]), int(v[1]), v[2:4], v[4:6], *(float(x) for x in v[6:]))
 
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
         """A row for each method."""
         if not len(measures):
             raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
-        return [Row(method, {}, foreground_figures(cls._scores(measures, method))) for method in measures.methods]
+        return [Row(method, {}, foreground_figures(cls._scores(measures, method))) for method in measures.all_methods]
 
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
@@ -150,9 +148,7 @@ class ImageNetSegmentation(Task):
 
     def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
         """Images from the highest pixel accuracy to the lowest."""
-        order = np.argsort(-measures.take(f"score {row.method}")[:, 0], kind="stable")
-        spread = np.linspace(0, len(order) - 1, min(NUM_EXAMPLES, len(order))).round().astype(int)
-        for position in order[np.unique(spread)]:
+        for position in spread(measures.take(f"score {row.method}")[:, 0]):
             chosen = np.array([position])
             fields = measures.items[int(position)]
             image, _ = self._read(Item(**fields))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from avgrad.errors import MediaError
 from avgrad.media import load_image
 from eval.encoder import ClassPrompt, Encoder
 from eval.metrics.perturbation import STEPS, hits, perturbation_figures, remove_pixels
-from eval.reading import file_size, shown
+from eval.reading import check_rows, shown
 from eval.store import Measures
-from eval.task import Array, Case, DataError, Inputs, Item, Problem, Resampler, Row, Task, task
+from eval.task import Array, Case, DataError, Inputs, Item, Resampler, Row, Task, task
 
 CLASSES = ("predicted", "target")  # whose map ranks the pixels
 TESTS = ("positive", "negative")  # the most, or the least relevant pixels first
@@ -50,7 +50,7 @@ class Perturbation(Task):
     measures = "accuracy while the most (positive) or the least (negative) relevant pixels are removed"
     source = "https://www.image-net.org (ILSVRC 2012 validation images; ImageNet's terms, research use)"
     layout = "val/WNID/*.JPEG (a folder per class, named by its WordNet id)"
-    modality = "text"
+    modalities = ("text",)
     columns: ClassVar[Mapping[str, str]] = {"auc": "AUC", "accuracy": "accuracy of whole images"}
     items: list[LabeledImage]
 
@@ -67,21 +67,14 @@ class Perturbation(Task):
             files = [file for folder in folders for file in sorted(folder.iterdir())]
         except (OSError, ValueError) as error:
             raise DataError(f"{shown(str(root))} cannot be read ({error}); {self.layout} is expected") from None
-        files = [file for file in files if file.suffix.lower() in EXTENSIONS][:limit]
-        self.items, self.problems, self.num_rows = [], [], len(files)
-        digest = hashlib.sha256()
-        for number, file in enumerate(files, start=1):
-            try:
-                size = file_size(file)
-            except DataError as error:
-                self.problems.append(Problem(number, "missing file", str(error)))
-                continue
-            name = f"{file.parent.name}/{file.name}"
-            digest.update(json.dumps([name, size]).encode())
-            self.items.append(LabeledImage(number, name, indices[file.parent.name]))
-        if not self.items:
-            raise DataError(f"{shown(str(root))} holds no image; {self.layout} is expected")
-        self.fingerprint = digest.hexdigest()
+        files = [file for file in files if file.suffix.lower() in EXTENSIONS]
+
+        def make(number: int, file: Path) -> LabeledImage:
+            return LabeledImage(number, f"{file.parent.name}/{file.name}", indices[file.parent.name])
+
+        self.items, self.problems, self.num_rows, self.fingerprint = check_rows(
+            self.name, root, enumerate(files, start=1), make, lambda item: [self.root / item.image], limit
+        )
 
     def load(self, item: LabeledImage, inputs: Inputs) -> Case:
         """Load an image, resized to a square as in the original."""
@@ -94,7 +87,7 @@ class Perturbation(Task):
         truth = {"label": np.array(item.label), "mean": np.array(inputs.image.mean), "std": np.array(inputs.image.std)}
         return Case(inputs.image(square), [ClassPrompt(None), ClassPrompt(item.label)], truth, digest)
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
+    def probe(self, case: Case, maps: Mapping[str, Array], embeddings: Tensor, encoder: Encoder) -> Mapping[str, Array]:
         """Whether the label is predicted: for the whole image, and for each method, class, test and step."""
         label = case.truth["label"]
         mean, std = (torch.from_numpy(case.truth[name]).float()[:, None, None] for name in ("mean", "std"))
@@ -117,7 +110,7 @@ class Perturbation(Task):
         if not len(measures):
             raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
         rows, whole = [], measures.take("whole")
-        for method in measures.methods:
+        for method in measures.all_methods:
             found = measures.take(f"hits {method}")
             for row, chosen in enumerate(CLASSES):
                 for column, test in enumerate(TESTS):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from avgrad.engine.attribute import min_max, upsample
 from avgrad.errors import MediaError
@@ -63,7 +64,7 @@ class VideoScenes(Task):
     measures = "IoU, AP and peak against the mask of what sounds; ROC-AUC of scores against absence"
     source = "avgrad scenes OUT --layout video --n 100"
     layout = f"{INDEX}\nvideos/NAME.mp4, truth/NAME.npz"
-    modality = "audio"
+    modalities = ("audio",)
     columns: ClassVar[Mapping[str, str]] = {
         "mean_iou": "mIoU",
         "mean_average_precision": "mAP",
@@ -139,13 +140,16 @@ class VideoScenes(Task):
         }
         return Case(inputs.image.whole(image), [clip], truth, digest.digest())
 
-    def measure(self, case: Case, maps: Mapping[str, Array], encoder: Encoder) -> Mapping[str, Array]:
-        """The score and the state of the frame; by each method IoU, AP, where the peak is, and the map."""
-        mask, others = case.truth["mask"], case.truth["others"]
+    def probe(self, case: Case, maps: Mapping[str, Array], embeddings: Tensor, encoder: Encoder) -> Mapping[str, Array]:
+        """The score of the frame and its sound; -1 for silence."""
         pixels = case.pixels[None].to(encoder.model.device, encoder.model.dtype)
-        score = float((encoder.model.encode_image(pixels) @ encoder(case.prompts[0], case.pixels)[:, None])[0, 0])
+        score = float(encoder.model.encode_image(pixels)[0].cpu() @ embeddings[0].cpu())
+        return {"score": np.array(-1.0 if case.truth["silent"] else score)}
+
+    def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The state of the frame; by each method IoU, AP, where the peak is, and the map."""
+        mask, others = case.truth["mask"], case.truth["others"]
         measured: dict[str, Array] = {
-            "score": np.array(-1.0 if case.truth["silent"] else score),
             "state": case.truth["state"],
             "heard": case.truth["heard"],
             "mask": np.packbits(mask),
