@@ -1,4 +1,4 @@
-"""Videos are read as FFmpeg's players show them: formats, rotation, times, sound; damaged ones end early or are refused."""
+"""Reading videos: formats, rotation, times, sound; damaged ones end early or are refused."""
 
 from __future__ import annotations
 
