@@ -230,7 +230,7 @@ def test_command(
     assert "0 folders; one for each of at least two classes is expected" in capsys.readouterr().err
     (tmp_path / "sounds" / "owl").mkdir()
     assert run(*folders) == 2
-    assert "has 0 usable files; at least 2 are expected" in capsys.readouterr().err
+    assert "has 0 files that can be read; at least 2 are expected" in capsys.readouterr().err
     for place in range(2):
         soundfile.write(tmp_path / "sounds" / "owl" / f"{place}.wav", *sound(1))
     assert run(*folders) == 2
