@@ -12,6 +12,7 @@ import pytest
 import torch
 from eval_layouts import write_openimages
 from PIL import Image
+from test_eval_runner import same_bits
 from torchmetrics.classification import BinaryJaccardIndex, MulticlassJaccardIndex
 
 import avgrad
@@ -102,6 +103,11 @@ def test_figures_are_those_of_the_library(tmp_path: Path, model: Any) -> None:
         (same,) = [r for r in one[0] if (r.method, r.variant) == (row.method, row.variant)]
         assert drawn["p_miou"][0] == pytest.approx(same.figures["p_miou"], abs=1e-12)
     assert (tmp_path / "run" / "report.html").read_text().count("data:image/jpeg;base64,") == 5 * 4
+
+
+@pytest.mark.slow
+def test_two_processes_and_resuming_give_the_bits_of_one(tmp_path: Path) -> None:
+    same_bits(write_openimages(tmp_path / "data", 5), tmp_path, "openimages-v7")
 
 
 def test_bad_data_are_reported(tmp_path: Path, model: Any) -> None:
