@@ -19,3 +19,5 @@ from .models.registry import list_models as list_models
 from .models.registry import load as load
 from .models.view import view as view
 from .prompts import Prompt as Prompt
+from .video.localize import localize_video as localize_video
+from .video.moment import Moment as Moment

@@ -9,6 +9,10 @@ class MediaError(InputError):
     """An image, sound or video that cannot be read or used."""
 
 
+class MediaWarning(UserWarning):
+    """A video that is damaged from some place on, and was used up to there."""
+
+
 class PromptError(InputError):
     """A prompt that cannot be used: none at all, an empty text, an unknown class, an embedding of the wrong width."""
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 OVERLAYS = 32  # overlays that `save` writes by default
 SIDE = 1024  # of the longer side of a saved overlay, in pixels
 _MAX_JPEG = 65_500  # pixels of a side of a JPEG
-# fields that are kept in the JSON as they are
-_KEPT = (
-    "layers", "model", "method", "normalized_first", "name", "device", "dtype", "options", "versions", "seconds",
-    "refinement",
-)  # fmt: skip
 
 
 def file_words(label: str) -> str:
@@ -93,6 +88,11 @@ class Localization:
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     refinement: Mapping[str, Any] = field(default_factory=dict)
+    # fields that are kept in the JSON as they are
+    kept: ClassVar[tuple[str, ...]] = (
+        *("layers", "model", "method", "normalized_first", "name", "device", "dtype", "options", "versions", "seconds"),
+        "refinement",
+    )
 
     # ------------------------------------------------------------------ heatmaps
 
@@ -346,7 +346,7 @@ class Localization:
                 Prompt(embedding, entry["label"], entry["modality"])
                 for embedding, entry in zip(embeddings, document["prompts"], strict=True)
             ]
-            kept = {name: document[name] for name in _KEPT}
+            kept = {name: document[name] for name in cls.kept}
             return cls(image, prompts, scores, maps, layer_maps, **kept)
         except (OSError, StopIteration) as error:
             reason = getattr(error, "strerror", None) or "image.jpg is missing"

@@ -168,13 +168,13 @@ class Localizer:
         prompts = []
         for modality, sources in (("audio", audio), ("speech", speech)):
             for number, source in enumerate(as_list(sources), start=1):
-                self._require("audio")
+                self.require("audio")
                 with open_audio(source) as sound:
                     embedding = self.model.encode_sound(sound)  # type: ignore[attr-defined]
                 prompts.append(Prompt(embedding.cpu(), _label(source, modality, number), modality))
         labels = as_list(text)
         if labels:
-            self._require("text")
+            self.require("text")
             embeddings = encode_labels(self.model, labels, templates).cpu()
             texts = zip(labels, embeddings, strict=True)
             prompts += [Prompt(embedding, label.strip(), "text") for label, embedding in texts]
@@ -183,18 +183,34 @@ class Localizer:
             prompts.append(Prompt(embedding.cpu(), _label(source, "image", number), "image"))
         return prompts
 
-    def _require(self, modality: str) -> None:
+    def require(self, modality: str) -> None:
+        """Refuses prompts of a modality ("audio" or "text") that the model does not take.
+
+        Raises:
+            UnsupportedModelError: it does not.
+        """
         if modality not in self.model.modalities:
             what = "sounds" if modality == "audio" else "texts"
             taken = " and ".join([*self.model.modalities, "image"])
             raise UnsupportedModelError(
-                f"{self.model.name} takes {taken} prompts, not {what}; ImageBind models such as imagebind_huge do"
+                f"{self.model.name} takes {taken} prompts, not {what}; imagebind_huge and pe-av-base do, for example"
             )
 
-    def _prompts(self, prompts: Prompt | Iterable[Prompt] | None, sources: Mapping[str, Any]) -> list[Prompt]:
-        """All prompts of a call, checked against the model."""
+    def checked_prompts(
+        self, prompts: Prompt | Iterable[Prompt] | None, sources: Mapping[str, Any], required: bool = True
+    ) -> list[Prompt]:
+        """All prompts of a call, checked against the model.
+
+        Args:
+            prompts: made before.
+            sources: the other arguments of `encode`, by name.
+            required: whether there has to be one.
+
+        Raises:
+            MediaError, PromptError, UnsupportedModelError: as `localize`.
+        """
         given = [*self.encode(**sources), *as_list(prompts)]
-        if not given:
+        if not given and required:
             raise PromptError("there is no prompt; give at least one of audio, text, speech, image and prompts")
         width = self.model.vision.embed_dim
         for prompt in given:
@@ -255,12 +271,12 @@ class Localizer:
         settings = self.settings.changed(method, layers, pooling, correction, options)
         current, start = self._current(), time.perf_counter()
         sources = {"audio": audio, "text": text, "speech": speech, "image": image, "templates": templates}
-        given = self._prompts(prompts, sources)
+        given = self.checked_prompts(prompts, sources)
         encoded = time.perf_counter()
         prepared = current.prepared
         if not settings.share_pass(self.settings):
             prepared = settings.prepare(current.pixels, keep=False)
-        result = self.results(prepared, [current.image], [current.name], given, settings)[0]
+        result = self.results(prepared, [current.image], [current.name], [given], settings)[0]
         seconds = {"image": current.seconds, "prompts": encoded - start, "heatmaps": time.perf_counter() - encoded}
         return replace(result, seconds=seconds)
 
@@ -297,7 +313,7 @@ class Localizer:
                 it, which ends the stream.
         """
         sources = {"audio": audio, "text": text, "speech": speech, "image": image, "templates": templates}
-        given = self._prompts(prompts, sources)
+        given = self.checked_prompts(prompts, sources)
         return stream(self, images, given, _at_least_one("batch_size", batch_size), _at_least_one("workers", workers))
 
     def results(
@@ -305,7 +321,7 @@ class Localizer:
         prepared: Prepared,
         images: Sequence[Image.Image],
         names: Sequence[str],
-        prompts: list[Prompt],
+        prompts: Sequence[list[Prompt]],
         settings: Settings,
     ) -> list[Localization]:
         """A result for each image of a batch.
@@ -313,20 +329,21 @@ class Localizer:
         Args:
             prepared: the forward pass over B images.
             images, names: the B images.
-            prompts: checked prompts.
+            prompts: P checked prompts of each image; one list for all.
             settings: those of `prepared`.
         """
         view = prepared.view
-        directions = torch.stack([prompt.direction for prompt in prompts]).to(view.device, view.dtype)
+        stacked = [torch.stack([prompt.direction for prompt in own]) for own in prompts]
+        directions = torch.stack(stacked).to(view.device, view.dtype).expand(len(images), -1, -1)
         # on the patch grid: each result upsamples its own maps when its heatmaps are read
         found = explain(
             prepared, directions, view.grid(prepared.pixels), normalize=False, correction=settings.correction
         )
-        scores = found.embedding.float() @ directions.float().T
+        scores = (directions.float() @ found.embedding.float()[:, :, None])[..., 0]
         return [
             Localization(
                 image=image,
-                prompts=prompts,
+                prompts=prompts[index % len(prompts)],
                 scores=scores[index].cpu(),
                 maps=found.heatmaps[index].float().cpu(),
                 layer_maps=found.layer_maps[index].float().cpu(),

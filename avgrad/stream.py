@@ -65,7 +65,7 @@ def stream(
         pixels = torch.stack([item.pixels for item in items if item.pixels is not None])
         loaded = [item.image for item in items if item.image is not None]
         prepared = localizer.settings.prepare(pixels, localizer.keep)
-        results = localizer.results(prepared, loaded, [item.name for item in items], prompts, localizer.settings)
+        results = localizer.results(prepared, loaded, [item.name for item in items], [prompts], localizer.settings)
         seconds = (time.perf_counter() - start) / len(items)
         for item, result in zip(items, results, strict=True):
             item.result = replace(result, seconds={"image": item.seconds, "heatmaps": seconds})

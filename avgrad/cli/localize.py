@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +17,8 @@ from avgrad.errors import InputError, out_of_memory
 
 if TYPE_CHECKING:
     from avgrad.localization import Localization
+    from avgrad.localizer import Localizer
+    from avgrad.models.model import Model
 
 
 def _options(methods: Sequence[str], texts: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -34,7 +36,7 @@ def _options(methods: Sequence[str], texts: Sequence[str]) -> dict[str, dict[str
 
 @app.command()
 def localize(
-    image: Annotated[Path, typer.Argument(help="The image.")],
+    source: Annotated[Path, typer.Argument(help="The image or video.")],
     audio: Annotated[list[Path] | None, typer.Option(help="A sound to locate; may be given several times.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="A text to locate; several times.")] = None,
     speech: Annotated[list[Path] | None, typer.Option(help="Recorded words to locate; several times.")] = None,
@@ -46,7 +48,7 @@ def localize(
         typer.Option(help="A model of `avgrad models`. Default: imagebind_huge if it was downloaded, else mini."),
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="File with the model's weights.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for overlays, heatmaps.npz and result.json.")] = Path("avgrad_out"),
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("avgrad_out"),
     template: Annotated[
         list[str] | None, typer.Option(help="Text around each text, as in 'a photo of a {}'; several are averaged.")
     ] = None,
@@ -78,63 +80,149 @@ def localize(
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or auto.")] = "float32",
+    fps: Annotated[float, typer.Option(help="Of a video: frames that are analysed, per second.")] = 4.0,
+    track: Annotated[int, typer.Option(help="Of a video: number of the sound track, from 0.", min=0)] = 0,
+    smoothing: Annotated[float, typer.Option(help="Of a video: seconds to average over; 0 for not.")] = 0.0,
+    own_sound: Annotated[
+        bool | None,
+        typer.Option(
+            "--own-sound/--no-own-sound",
+            help="Of a video: whether its own sound is located. Default: where no prompt is given.",
+        ),
+    ] = None,
 ) -> None:
-    """Locates sounds, spoken words, texts and images in an image; writes an overlay and a heatmap for each."""
-    if not (audio or text or speech or image_prompt):
-        raise InputError("there is no prompt; give --audio FILE, --speech FILE, --text WORDS or --image FILE")
+    """Locates sounds, spoken words, texts and images in an image or a video; of a video also its own sound.
+
+    For an image it writes overlays, heatmaps.npz and result.json. For a video it writes heatmap.mp4, timeline.png,
+    timeline.parquet, timeline.json and heatmaps.npz; stopped by Ctrl-C, it goes on by the same command.
+    """
     check_folder(out, "--out")
     started = time.perf_counter()
     from avgrad.encoders.text import check_templates, check_texts
     from avgrad.engine.methods import check_options, parse_layers
-    from avgrad.localizer import Localizer
-    from avgrad.media import load_image, source_name
-    from avgrad.models.checkpoints import checkpoint_path
-    from avgrad.models.registry import load
+    from avgrad.media.video import is_video
     from avgrad.refine import check_refinement
 
-    seconds = {"import": time.perf_counter() - started}
     # what can be checked without a model is checked before a large one is loaded
     methods = list(dict.fromkeys(method or ["legrad"]))
     options = _options(methods, option or [])
     for name in methods:
         check_options(name, options[name])
-    which = parse_layers(layers)
     if refine is not None:
         check_refinement(refine, {})
     check_texts(text or [])
-    templates = check_templates(template or "{}")
-    loaded_image = load_image(image)
-    if model is None:
-        model = "imagebind_huge" if checkpoint or checkpoint_path("imagebind_huge").exists() else "mini"
-        if model == "mini":
-            note(
-                "using mini, the bundled model: it knows the synthetic scenes it was trained on, not the world. "
-                "`avgrad download imagebind_huge` gets the real one."
-            )
-        else:
-            note(f"using {model}")
-    towers = ["vision", *(["audio"] if audio or speech else []), *(["text"] if text else [])]
-    started = time.perf_counter()
-    loaded = load(model, checkpoint=checkpoint, device=device, dtype=dtype, towers=towers)
-    seconds["load"] = time.perf_counter() - started
+    request = Request(
+        source=source,
+        out=out,
+        prompts={
+            "audio": audio,
+            "text": text,
+            "speech": speech,
+            "image": image_prompt,
+            "templates": check_templates(template or "{}"),
+        },
+        model=model,
+        checkpoint=checkpoint,
+        device=device,
+        dtype=dtype,
+        methods=options,
+        refine=refine,
+        settings={"layers": parse_layers(layers), "pooling": pooling, "size": size, "keep": False},
+        seconds={"import": time.perf_counter() - started},
+    )
+    if is_video(source):
+        from avgrad.cli.video import localize_video_file
+
+        localize_video_file(request, fps=fps, track=track, smoothing=smoothing, own_sound=own_sound)
+    else:
+        _localize_image(request, layers_grid, overlays, heatmaps)
+
+
+def default_model(checkpoint: Path | None = None) -> str:
+    """imagebind_huge where its weights are here, else mini; says which."""
+    from avgrad.models.checkpoints import checkpoint_path
+
+    if checkpoint or checkpoint_path("imagebind_huge").exists():
+        note("using imagebind_huge")
+        return "imagebind_huge"
+    note(
+        "using mini, the bundled model: it knows the synthetic scenes it was trained on, not the world. "
+        "`avgrad download imagebind_huge` gets the real one."
+    )
+    return "mini"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, checked as far as it can be without a model.
+
+    Attributes:
+        source: the image or video.
+        out: folder of the results.
+        prompts: arguments of `Localizer.localize`.
+        model: name of the model; None for the default.
+        checkpoint, device, dtype: of the model.
+        methods: their options by name, in the order given.
+        refine: the refinement of heatmaps; None for none.
+        settings: further arguments of `Localizer`.
+        seconds: what each stage took so far.
+    """
+
+    source: Path
+    out: Path
+    prompts: dict[str, Any]
+    model: str | None
+    checkpoint: Path | None
+    device: str
+    dtype: str
+    methods: dict[str, dict[str, Any]]
+    refine: str | None
+    settings: dict[str, Any]
+    seconds: dict[str, float]
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether there is a prompt."""
+        return any(self.prompts[name] for name in ("audio", "text", "speech", "image"))
+
+    def load(self, own_sound: bool = False) -> Model:
+        """The model with the towers that the prompts need.
+
+        Args:
+            own_sound: whether a video's own sound is a prompt, too.
+        """
+        from avgrad.models.registry import load
+
+        name = self.model or default_model(self.checkpoint)
+        sounds = own_sound or self.prompts["audio"] or self.prompts["speech"]
+        towers = ["vision", *(["audio"] if sounds else []), *(["text"] if self.prompts["text"] else [])]
+        started = time.perf_counter()
+        loaded = load(name, checkpoint=self.checkpoint, device=self.device, dtype=self.dtype, towers=towers)
+        self.seconds["load"] = time.perf_counter() - started
+        return loaded
+
+    def localizer(self, model: Model, method: str) -> Localizer:
+        """A localizer by one of the methods."""
+        from avgrad.localizer import Localizer
+
+        return Localizer(model, method=method, **self.settings, **self.methods[method])
+
+
+def _localize_image(request: Request, layers_grid: bool, overlays: int, heatmaps: bool) -> None:
+    if not request.has_prompts:
+        raise InputError("there is no prompt; give --audio FILE, --speech FILE, --text WORDS or --image FILE")
+    from avgrad.media import load_image, source_name
+
+    image, out = load_image(request.source), request.out
+    model = request.load()
     results: list[Localization] = []
-    for name in methods:
-        localizer = Localizer(
-            loaded,
-            method=name,
-            layers=which,
-            pooling=pooling,
-            size=size,
-            keep=False,
-            **options[name],
-        )
-        localizer.set_image(loaded_image)
-        if results:
-            result = localizer.localize(prompts=results[0].prompts)
-        else:
-            result = localizer.localize(audio=audio, text=text, speech=speech, image=image_prompt, templates=templates)
-        result = result if refine is None else result.refine(refine)
-        results.append(replace(result, name=source_name(image), seconds={**result.seconds, **seconds}))
+    for name in request.methods:
+        localizer = request.localizer(model, name)
+        localizer.set_image(image)
+        result = localizer.localize(**({"prompts": results[0].prompts} if results else request.prompts))
+        result = result if request.refine is None else result.refine(request.refine)
+        seconds = {**result.seconds, **request.seconds}
+        results.append(replace(result, name=source_name(request.source), seconds=seconds))
     try:
         _save(results, out, layers_grid, overlays, heatmaps)
     except OSError as error:

@@ -44,7 +44,7 @@ MP4 = Signature("an MP4 or QuickTime file", "sound", "mp4")
 _PREFIXES: tuple[tuple[int, bytes, Signature], ...] = (
     (0, b"\xff\xd8\xff", Signature("a JPEG image", "image")),
     (0, b"\x89PNG", Signature("a PNG image", "image")),
-    (0, b"GIF8", Signature("a GIF image", "image")),
+    (0, b"GIF8", Signature("a GIF image", "image", "gif")),
     (8, b"WEBP", Signature("a WebP image", "image")),
     (0, b"II*\0", Signature("a TIFF image", "image")),
     (0, b"MM\0*", Signature("a TIFF image", "image")),

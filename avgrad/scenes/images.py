@@ -17,7 +17,7 @@ from avgrad.scenes.objects.clutter import CLUTTER
 from avgrad.scenes.pen import Pen
 
 MAX_OBJECTS = 4
-_OBJECTS_PROBABILITIES = (0.25, 0.35, 0.25, 0.15)
+OBJECTS_PROBABILITIES = (0.25, 0.35, 0.25, 0.15)
 _MIN_VISIBLE_SHARE, _MIN_VISIBLE_AREA = 0.5, 0.015
 _MAX_AREA = 0.18
 _CLUTTER_AREA_UNITS = 1.9
@@ -37,7 +37,7 @@ class Scene(NamedTuple):
     masks: NDArray[np.bool_]
 
 
-class _Placed(NamedTuple):
+class Placed(NamedTuple):
     """A drawing's class, centre and unit length, in image sides; the class is -1 for clutter."""
 
     object_class: int
@@ -87,7 +87,7 @@ def draw_scene(
     """
     wanted = list(classes or ())
     if num_objects is None:
-        num_objects = len(wanted) or 1 + int(rng.choice(MAX_OBJECTS, p=_OBJECTS_PROBABILITIES))
+        num_objects = len(wanted) or 1 + int(rng.choice(MAX_OBJECTS, p=OBJECTS_PROBABILITIES))
     if size < 32 or not max(1, len(wanted)) <= num_objects <= MAX_OBJECTS or len(set(wanted)) != len(wanted):
         raise InputError(
             f"a scene has size 32 or more and 1 to {MAX_OBJECTS} different classes; got size {size}, "
@@ -103,14 +103,14 @@ def draw_scene(
 
 def _attempt(rng: np.random.Generator, size: int, wanted: list[int], zoom: float) -> Scene | None:
     """Draws a scene; None if an object is too much hidden or too large."""
-    canvas = _calm(rng, draw_background(rng, size)) * 255
+    canvas = calm(rng, draw_background(rng, size)) * 255
     light = rng.uniform(0, 2 * math.pi)
     shadow = rng.uniform(0.15, 0.45) if rng.random() < 0.5 else 0.0
-    layers = _arrange(rng, wanted, zoom)
+    layers = arrange(rng, wanted, zoom)
     visible = {object_class: np.zeros((size, size), dtype=np.float32) for object_class in wanted}
     full = dict.fromkeys(wanted, 0)
     for layer in layers:
-        drawn = _draw(rng, layer, size)
+        drawn = draw_layer(rng, layer, size)
         if drawn is None:
             continue
         rgba, left, top = drawn
@@ -120,8 +120,8 @@ def _attempt(rng: np.random.Generator, size: int, wanted: list[int], zoom: float
         pixels, rows, columns = box
         alpha = pixels[..., 3:] * np.float32(1 / 255)
         if shadow:
-            _cast_shadow(canvas, alpha, rows.start, columns.start, shadow, size)
-        colours = _shade(rng, pixels[..., :3], light)
+            cast_shadow(canvas, alpha, rows.start, columns.start, shadow, size)
+        colours = shade(rng, pixels[..., :3], light)
         region = canvas[rows, columns]
         region += alpha * (colours - region)
         for share in visible.values():
@@ -138,19 +138,19 @@ def _attempt(rng: np.random.Generator, size: int, wanted: list[int], zoom: float
             <= _MAX_AREA * zoom * size**2
         ):
             return None
-    return Scene(_develop(rng, canvas, size), wanted, masks)
+    return Scene(develop(rng, canvas, size), wanted, masks)
 
 
-def _calm(rng: np.random.Generator, background: NDArray[np.float32]) -> NDArray[np.float32]:
+def calm(rng: np.random.Generator, background: NDArray[np.float32]) -> NDArray[np.float32]:
     """Reduces the contrast and the colour of a background, so that objects stand out."""
     mean = background.mean((0, 1), keepdims=True)
     grey = mean.mean()
     return grey + (mean - grey) * np.float32(0.8) + (background - mean) * np.float32(rng.uniform(0.25, 0.6))
 
 
-def _arrange(rng: np.random.Generator, wanted: list[int], zoom: float) -> list[_Placed]:
+def arrange(rng: np.random.Generator, wanted: list[int], zoom: float) -> list[Placed]:
     """Draws sizes and positions, in image sides and in painting order."""
-    layers: list[_Placed] = []
+    layers: list[Placed] = []
     for object_class in wanted:
         area = min(0.16, 0.085 * math.exp(0.4 * rng.normal()))
         unit = math.sqrt(zoom * area / DRAWINGS[object_class].area)
@@ -162,9 +162,7 @@ def _arrange(rng: np.random.Generator, wanted: list[int], zoom: float) -> list[_
     return layers
 
 
-def _place(
-    rng: np.random.Generator, object_class: int, unit: float, layers: list[_Placed], closeness: float
-) -> _Placed:
+def _place(rng: np.random.Generator, object_class: int, unit: float, layers: list[Placed], closeness: float) -> Placed:
     """Draws a uniform position that covers nothing too much; the best of ten tries."""
     margin = 0.75 * unit
     best, best_gap = (0.5, 0.5), -math.inf
@@ -175,10 +173,10 @@ def _place(
             best, best_gap = (x, y), gap
         if gap >= closeness:
             break
-    return _Placed(object_class, *best, unit)
+    return Placed(object_class, *best, unit)
 
 
-def _draw(rng: np.random.Generator, layer: _Placed, size: int) -> tuple[Image.Image, int, int] | None:
+def draw_layer(rng: np.random.Generator, layer: Placed, size: int) -> tuple[Image.Image, int, int] | None:
     draw: Callable[[Pen], None]
     if layer.object_class >= 0:
         draw, _, tilt, mirror = DRAWINGS[layer.object_class]
@@ -200,7 +198,7 @@ def _clip(rgba: Image.Image, left: int, top: int, size: int) -> tuple[NDArray[np
     return pixels, slice(y0, y1), slice(x0, x1)
 
 
-def _cast_shadow(
+def cast_shadow(
     canvas: NDArray[np.float32], alpha: NDArray[np.float32], top: int, left: int, strength: float, size: int
 ) -> None:
     shift = max(1, size // 64)
@@ -212,7 +210,7 @@ def _cast_shadow(
     region *= 1 - strength * alpha[: region.shape[0], : region.shape[1]]
 
 
-def _shade(rng: np.random.Generator, colours: NDArray[np.float32], light: float) -> NDArray[np.float32]:
+def shade(rng: np.random.Generator, colours: NDArray[np.float32], light: float) -> NDArray[np.float32]:
     """Adds directional light and a rough surface to a drawing [h, w, 3]."""
     h, w = colours.shape[:2]
     x, y = np.linspace(-1, 1, w, dtype=np.float32)[None, :], np.linspace(-1, 1, h, dtype=np.float32)[:, None]
@@ -224,7 +222,7 @@ def _shade(rng: np.random.Generator, colours: NDArray[np.float32], light: float)
     return np.minimum(colours * gain[..., None], 255)
 
 
-def _develop(rng: np.random.Generator, canvas: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
+def develop(rng: np.random.Generator, canvas: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
     """Varies exposure, contrast, colour cast, sharpness and noise; returns uint8 [H, W, 3]."""
     brightness, contrast = rng.uniform(-18, 18), rng.uniform(0.8, 1.2)
     gain = (contrast * rng.uniform(0.92, 1.08, 3)).astype(np.float32)

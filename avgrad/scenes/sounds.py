@@ -70,7 +70,7 @@ def synthesize(
     _check([object_class], seconds, sample_rate)
     samples = round(seconds * sample_rate)
     wave = _SYNTHESIZERS[CLASSES[object_class].name](rng, samples, sample_rate)
-    return _level(wave, 10 ** (rng.uniform(-30, -14) / 20))
+    return level_to(wave, 10 ** (rng.uniform(-30, -14) / 20))
 
 
 def mix_sound(
@@ -100,18 +100,19 @@ def mix_sound(
     """
     _check([object_class, *others], seconds, sample_rate)
     wave = synthesize(object_class, rng, seconds, sample_rate)
-    power = _rms(wave)
+    power = rms_of(wave)
     for other in others:
-        wave = wave + _level(synthesize(other, rng, seconds, sample_rate), power * 10 ** (-rng.uniform(3, 20) / 20))
+        wave = wave + level_to(synthesize(other, rng, seconds, sample_rate), power * 10 ** (-rng.uniform(3, 20) / 20))
     noise = coloured_noise(rng, wave.size, sample_rate)
-    return _level(wave + _level(noise, power * 10 ** (-rng.uniform(6, 40) / 20)), power)
+    return level_to(wave + level_to(noise, power * 10 ** (-rng.uniform(6, 40) / 20)), power)
 
 
-def _rms(wave: NDArray[np.float32]) -> float:
+def rms_of(wave: NDArray[np.float32]) -> float:
+    """The root mean square of a waveform."""
     return float(np.sqrt(np.mean(np.square(wave)) + 1e-12))
 
 
-def _level(wave: NDArray[np.float32], rms: float) -> NDArray[np.float32]:
+def level_to(wave: NDArray[np.float32], rms: float) -> NDArray[np.float32]:
     """Scales to a root mean square, or less if the peak would exceed 0.99."""
-    gain = min(rms / _rms(wave), 0.99 / (float(np.abs(wave).max()) + 1e-9))
+    gain = min(rms / rms_of(wave), 0.99 / (float(np.abs(wave).max()) + 1e-9))
     return (wave * np.float32(gain)).astype(np.float32)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from eval.task import (
     Example,
     Inputs,
     Item,
+    Modality,
     Published,
     Resampler,
     Row,
@@ -69,7 +70,7 @@ class AvsBench(Task):
 
     measures = "mIoU and F-score (beta^2 = 0.3) of what sounds in video frames"
     source = "https://github.com/OpenNLPLab/AVSBench (on request; videos from YouTube)"
-    modalities: ClassVar[tuple[Literal["audio", "text"], ...]] = ("audio",)
+    modalities: tuple[Modality, ...] = ("audio",)
     columns: ClassVar[Mapping[str, str]] = {"mean_iou": "mIoU", "f_score": "F-score"}
     table: ClassVar[str]
     key: ClassVar[str] = ""

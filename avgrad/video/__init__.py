@@ -1,0 +1,1 @@
+"""Videos: where is what is heard, said or written, moment by moment?"""
