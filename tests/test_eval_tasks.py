@@ -37,5 +37,6 @@ def test_methods_trained_with_masks_are_marked() -> None:
 @pytest.mark.parametrize("name", list_tasks())
 def test_what_the_list_shows(name: str) -> None:
     task = get_task(name)
-    assert task.source.startswith(("http://", "https://")) and task.layout and task.measures
+    assert task.source.startswith(("http://", "https://", "synthetic", "avgrad scenes "))
+    assert task.layout and task.measures
     assert task.modalities and set(task.modalities) <= {"audio", "text"}

@@ -180,7 +180,7 @@ class Scenes(Task):
             rows = []
             for place, kind in enumerate(kinds):
                 score = cls._roc_auc(measures, classes, place)  # of all methods
-                for method in measures.methods:
+                for method in measures.all_methods:
                     rows.append(cls._row(pool, measures, classes, method, kind, place, score))
                     score = math.nan
             return [*rows, cls._row(pool, measures, classes, BLOB, "none", 0, math.nan)]
