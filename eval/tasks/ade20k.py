@@ -25,6 +25,7 @@ from PIL import Image
 from avgrad.encoders.image import center_crop
 from avgrad.errors import MediaError
 from avgrad.media import open_audio
+from avgrad.models.devices import cpu_threads
 from avgrad.scenes.layouts.ade20k import decode_annotation
 from eval.metrics.prompted_segmentation import (
     NORMALIZATIONS,
@@ -37,7 +38,6 @@ from eval.metrics.prompted_segmentation import (
 )
 from eval.metrics.resampling import ClassCounts, mean_over_classes
 from eval.reading import as_stored, check_rows, checked_name, is_text, need_columns, read_table, shown
-from eval.runner import cpu_threads
 from eval.store import Measures, unpack_masks
 from eval.task import (
     Array,

@@ -19,6 +19,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from avgrad.media import open_audio
+from avgrad.models.devices import cpu_threads
 from avgrad.scenes import CLASSES, SAMPLE_RATE, draw_scene, mix_sound, scene_rng, spoken, texts
 from avgrad.scenes.images import MAX_OBJECTS, OBJECTS_PROBABILITIES, Scene
 from eval.encoder import Encoder, Prompt
@@ -30,7 +31,6 @@ from eval.metrics.prompted_segmentation import (
     score_parts,
 )
 from eval.metrics.resampling import ClassCounts, mean_over_classes
-from eval.runner import cpu_threads
 from eval.store import Measures, unpack_masks
 from eval.task import Array, Case, DataError, Example, Inputs, Item, Modality, Resampler, Row, Task, task
 

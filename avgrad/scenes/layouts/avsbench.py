@@ -1,4 +1,4 @@
-"""AVSBench S4, MS3 and AVSS: five frames, a second apart, of a camera that pans over a scene, and five seconds of it."""
+"""AVSBench S4, MS3 and AVSS: a camera pans over a scene for five seconds, with a frame of each."""
 
 from __future__ import annotations
 
