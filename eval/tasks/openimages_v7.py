@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from avgrad.errors import MediaError
 from avgrad.media import load_image
 from eval.encoder import TEMPLATE
 from eval.metrics.points import point_counts, point_iou
-from eval.reading import check_rows, checked_name, is_text, read_rows, shown, stream_table
+from eval.reading import check_rows, checked_name, is_text, number_in, read_rows, shown, stream_table
 from eval.store import Measures
 from eval.task import (
     Array,
@@ -176,8 +175,6 @@ class OpenImagesV7(Task):
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
         """A row for each method and kind of mean."""
-        if not len(measures):
-            raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
         rows = []
         for method in measures.all_methods:
             names, counts, _, classes = cls._sums(measures, method)
@@ -305,10 +302,7 @@ class _PointTable:
 
 
 def _fraction(field: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = number_in(text)
     if not 0 <= value <= 1:
         raise DataError(f"{field} is {shown(text)}; a number from 0 to 1 is expected")
     return value

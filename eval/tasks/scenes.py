@@ -172,8 +172,6 @@ class Scenes(Task):
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
         """A row for each kind of prompt and method, and one of the central blob."""
-        if not len(measures):
-            raise DataError("no scene could be evaluated")
         classes = measures.take("classes")
         kinds = cls._kinds(measures)
         with cpu_threads(1), ThreadPoolExecutor(os.cpu_count()) as pool:
