@@ -148,17 +148,8 @@ class Localization:
         Returns:
             For each prompt its boxes `(x0, y0, x1, y1)` in pixels; x1 and y1 are outside, as in `PIL.Image.crop`.
         """
-        from scipy import ndimage
-
         _check_threshold(threshold)
-        boxes = []
-        for index in range(len(self.prompts)):
-            labels, _ = ndimage.label((self.heatmap(index) >= threshold).numpy())
-            areas = np.bincount(labels.ravel())[1:]
-            slices = ndimage.find_objects(labels)
-            parts = [slices[part] for part in np.argsort(-areas, kind="stable")]
-            boxes.append([(x.start, y.start, x.stop, y.stop) for y, x in parts])
-        return boxes
+        return [part_boxes((self.heatmap(index) >= threshold).numpy()) for index in range(len(self.prompts))]
 
     def peak(self, index: int) -> tuple[int, int]:
         """Column and row of the hottest pixel of prompt `index`, the first where several are."""
@@ -166,16 +157,10 @@ class Localization:
 
     @cached_property
     def _peaks(self) -> list[tuple[int, int]]:
-        """All peaks, without upsampling: between two cells of the grid heatmaps are linear in x and in y, so that the
-        hottest pixel is the first or the last one between two cells."""
         if self.refinement:
             flat = [int(self.heatmap(index).argmax()) for index in range(len(self.prompts))]
             return [(place % self.image.width, place // self.image.width) for place in flat]
-        rows, down = _ends(self.maps.shape[-2], self.image.height)
-        columns, right = _ends(self.maps.shape[-1], self.image.width)
-        values = (down @ self.maps.double() @ right.T).flatten(1)
-        places = (divmod(place, len(columns)) for place in values.argmax(1).tolist())
-        return [(columns[x], rows[y]) for y, x in places]
+        return hottest_pixels(self.maps, (self.image.height, self.image.width))
 
     def overlay(self, index: int = 0, opacity: float = 0.75, colormap: str = "turbo") -> Image.Image:
         """The image with the heatmap of prompt `index` laid over it, as an RGB image of the same size.
@@ -231,10 +216,7 @@ class Localization:
             "model": self.model,
             "method": self.method,
             "layers": self.layers,
-            "options": {
-                name: value if isinstance(value, bool | int | float | str | None) else str(value)
-                for name, value in self.options.items()
-            },
+            "options": plain_options(self.options),
             "name": self.name,
             "image_size": list(self.image.size),
             "prompts": [
@@ -353,6 +335,38 @@ class Localization:
             raise InputError(f"{folder} holds no result of Localization.save ({reason})") from None
         except (ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise InputError(f"{folder} holds a damaged result of Localization.save ({error})") from error
+
+
+def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON takes them: what is no number, text or None (a dtype) by its name."""
+    return {
+        name: value if isinstance(value, bool | int | float | str | None) else str(value)
+        for name, value in options.items()
+    }
+
+
+def part_boxes(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Boxes `(x0, y0, x1, y1)` around the connected parts of a mask `[H, W]`, as `Localization.boxes` gives them."""
+    from scipy import ndimage
+
+    labels, _ = ndimage.label(mask)
+    areas = np.bincount(labels.ravel())[1:]
+    slices = ndimage.find_objects(labels)
+    parts = [slices[part] for part in np.argsort(-areas, kind="stable")]
+    return [(x.start, y.start, x.stop, y.stop) for y, x in parts]
+
+
+def hottest_pixels(maps: Tensor, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Column and row of the first of the hottest pixels of each map `[P, gh, gw]`, upsampled to `size`.
+
+    Nothing is upsampled: between two cells of the grid heatmaps are linear in x and in y, so that the hottest pixel is
+    the first or the last one between two cells.
+    """
+    rows, down = _ends(maps.shape[-2], size[0])
+    columns, right = _ends(maps.shape[-1], size[1])
+    values = (down @ maps.double() @ right.T).flatten(1)
+    places = (divmod(place, len(columns)) for place in values.argmax(1).tolist())
+    return [(columns[x], rows[y]) for y, x in places]
 
 
 def _short(label: str) -> str:

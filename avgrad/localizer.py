@@ -111,7 +111,7 @@ class Localizer:
         elif device is not None or dtype is not None:
             raise InputError("device and dtype go with a model's name; give them to avgrad.load, or move the model")
         self.model: Model = model
-        self.size, self.keep = None if size is None else _at_least_one("size", size), keep
+        self.size, self.keep = None if size is None else at_least_one("size", size), keep
         self.settings = Settings.checked(self.model, method, layers, pooling, correction, options)
         self._own = threading.local()
         self._last: SetImage | None = None
@@ -314,7 +314,7 @@ class Localizer:
         """
         sources = {"audio": audio, "text": text, "speech": speech, "image": image, "templates": templates}
         given = self.checked_prompts(prompts, sources)
-        return stream(self, images, given, _at_least_one("batch_size", batch_size), _at_least_one("workers", workers))
+        return stream(self, images, given, at_least_one("batch_size", batch_size), at_least_one("workers", workers))
 
     def results(
         self,
@@ -371,7 +371,7 @@ def _label(source: Any, modality: str, number: int) -> str:
     return source_name(source) or f"{modality} {number}"
 
 
-def _at_least_one(name: str, value: int) -> int:
+def at_least_one(name: str, value: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:

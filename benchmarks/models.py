@@ -22,10 +22,7 @@ from avgrad.models.timm import TimmModel
 from avgrad.models.timm_names import refusal
 from benchmarks import pe_av
 
-NAMES = (
-    "mini, imagebind_huge, pe-av-small, pe-av-base, pe-av-large, open_clip:ARCHITECTURE such as open_clip:ViT-B-16 and "
-    "timm:NAME"
-)
+NAMES = "mini, imagebind_huge, pe-av-small, -base, -large, open_clip:ARCHITECTURE (such as ViT-B-16) and timm:NAME"
 
 # open_clip builds no model without a text tower; this one takes negligible time and memory
 _NO_TEXT = {"context_length": 4, "vocab_size": 4, "width": 8, "heads": 1, "layers": 1}

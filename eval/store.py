@@ -17,7 +17,7 @@ from typing import Any, overload
 import numpy as np
 
 from avgrad.errors import InputError
-from avgrad.files import write_atomic
+from avgrad.files import difference, write_atomic
 from eval.task import Problem
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -85,10 +85,10 @@ class RunFolder:
             raise RunError(f"--out cannot be used ({error}); name another folder") from None
         if exists:
             existing = cls.open(path)
-            difference = _difference(existing.manifest, manifest)
-            if difference:
+            changed = difference(existing.manifest, manifest)
+            if changed:
                 raise RunError(
-                    f"{path} holds a run with {difference}; go on with the same arguments, data and model, or name "
+                    f"{path} holds a run with {changed}; go on with the same arguments, data and model, or name "
                     "another folder with --out"
                 )
             return existing
@@ -297,16 +297,3 @@ def unpack_masks(packed: Array, side: int) -> Array:
     """Boolean masks `[N, side, side]` that were kept eight pixels to a byte, `[N, bytes]`."""
     bits = np.unpackbits(packed, axis=1, count=side * side)
     return bits.astype(bool).reshape(-1, side, side)
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    """In words, the first entry in which two manifests differ; empty if there is none."""
-    for key in {**old, **new}:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            inner = _difference(before, after, f"{prefix}{key} ")
-            if inner:
-                return inner
-        elif before != after:
-            return f"{prefix}{key} {json.dumps(before)}, not {json.dumps(after)}"
-    return ""

@@ -36,7 +36,13 @@ def _options(methods: Sequence[str], texts: Sequence[str]) -> dict[str, dict[str
 
 @app.command()
 def localize(
-    source: Annotated[Path, typer.Argument(help="The image or video.")],
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="An image or a video. Or many images: files, folders, globs, tables (.csv, .jsonl, .parquet), .tar "
+            "shards, saved Hugging Face datasets."
+        ),
+    ],
     audio: Annotated[list[Path] | None, typer.Option(help="A sound to locate; may be given several times.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="A text to locate; several times.")] = None,
     speech: Annotated[list[Path] | None, typer.Option(help="Recorded words to locate; several times.")] = None,
@@ -74,7 +80,12 @@ def localize(
         str | None,
         typer.Option(help="Make heatmaps follow the image's edges: guided, grabcut, random_walker or sam2."),
     ] = None,
-    overlays: Annotated[int, typer.Option(help="Write overlays of so many prompts, the first ones.", min=0)] = 32,
+    overlays: Annotated[
+        int | None,
+        typer.Option(
+            help="Write overlays of so many prompts, the first ones. Default: 32; of many images none.", min=0
+        ),
+    ] = None,
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps", help="Also write heatmaps of the image's size into heatmaps.npz.")
     ] = False,
@@ -90,14 +101,23 @@ def localize(
             help="Of a video: whether its own sound is located. Default: where no prompt is given.",
         ),
     ] = None,
+    batch_size: Annotated[int, typer.Option(help="Of many images: how many share a forward pass.", min=1)] = 16,
+    workers: Annotated[int, typer.Option(help="Of many images: threads that decode.", min=1)] = 2,
+    shard_size: Annotated[int, typer.Option(help="Of many images: rows per file of results.", min=1)] = 512,
+    ray: Annotated[
+        str | None, typer.Option(help="Of many images: 'local', or the address of a Ray cluster to run on.")
+    ] = None,
 ) -> None:
     """Locates sounds, spoken words, texts and images in an image or a video; of a video also its own sound.
 
     For an image it writes overlays, heatmaps.npz and result.json. For a video it writes heatmap.mp4, timeline.png,
-    timeline.parquet, timeline.json and heatmaps.npz; stopped by Ctrl-C, it goes on by the same command.
+    timeline.parquet, timeline.json and heatmaps.npz; stopped by Ctrl-C, it goes on by the same command. For many images
+    it writes a run: Parquet files with scores, peaks, boxes, maps and embeddings, which `avgrad find` searches; it goes
+    on by the same command, too.
     """
     check_folder(out, "--out")
     started = time.perf_counter()
+    from avgrad.bulk.sources import is_collection
     from avgrad.encoders.text import check_templates, check_texts
     from avgrad.engine.methods import check_options, parse_layers
     from avgrad.media.video import is_video
@@ -112,7 +132,7 @@ def localize(
         check_refinement(refine, {})
     check_texts(text or [])
     request = Request(
-        source=source,
+        source=Path(source[0]),
         out=out,
         prompts={
             "audio": audio,
@@ -130,12 +150,43 @@ def localize(
         settings={"layers": parse_layers(layers), "pooling": pooling, "size": size, "keep": False},
         seconds={"import": time.perf_counter() - started},
     )
-    if is_video(source):
+    if is_collection(source):
+        from avgrad.cli.bulk import localize_collection
+
+        if layers_grid:
+            raise InputError("--layers-grid is for one image")
+        localize_collection(
+            request,
+            source,
+            overlays or 0,
+            heatmaps,
+            batch_size=batch_size,
+            workers=workers,
+            shard_size=shard_size,
+            ray=ray,
+        )
+    elif ray is not None:
+        raise InputError(f"--ray is for many images, and {source[0]} is one")
+    elif is_video(request.source):
         from avgrad.cli.video import localize_video_file
 
         localize_video_file(request, fps=fps, track=track, smoothing=smoothing, own_sound=own_sound)
     else:
-        _localize_image(request, layers_grid, overlays, heatmaps)
+        _localize_image(request, layers_grid, 32 if overlays is None else overlays, heatmaps)
+
+
+def default_model(checkpoint: Path | None = None) -> str:
+    """imagebind_huge where its weights are here, else mini; says which."""
+    from avgrad.models.checkpoints import checkpoint_path
+
+    if checkpoint or checkpoint_path("imagebind_huge").exists():
+        note("using imagebind_huge")
+        return "imagebind_huge"
+    note(
+        "using mini, the bundled model: it knows the synthetic scenes it was trained on, not the world. "
+        "`avgrad download imagebind_huge` gets the real one."
+    )
+    return "mini"
 
 
 @dataclass(frozen=True)
@@ -143,7 +194,7 @@ class Request:
     """What was asked for, checked as far as it can be without a model.
 
     Attributes:
-        source: the image or video.
+        source: the image or video, or the first source.
         out: folder of the results.
         prompts: arguments of `Localizer.localize`.
         model: name of the model; None for the default.
@@ -171,27 +222,19 @@ class Request:
         """Whether there is a prompt."""
         return any(self.prompts[name] for name in ("audio", "text", "speech", "image"))
 
-    def load(self, own_sound: bool = False) -> Model:
+    def load(self, own_sound: bool = False, all_towers: bool = False) -> Model:
         """The model with the towers that the prompts need.
 
         Args:
             own_sound: whether a video's own sound is a prompt, too.
+            all_towers: whether there may be further prompts of any modality.
         """
-        from avgrad.models.checkpoints import checkpoint_path
         from avgrad.models.registry import load
 
-        name = self.model
-        if name is None:
-            name = "imagebind_huge" if self.checkpoint or checkpoint_path("imagebind_huge").exists() else "mini"
-            if name == "mini":
-                note(
-                    "using mini, the bundled model: it knows the synthetic scenes it was trained on, not the world. "
-                    "`avgrad download imagebind_huge` gets the real one."
-                )
-            else:
-                note(f"using {name}")
-        sounds = own_sound or self.prompts["audio"] or self.prompts["speech"]
-        towers = ["vision", *(["audio"] if sounds else []), *(["text"] if self.prompts["text"] else [])]
+        name = self.model or default_model(self.checkpoint)
+        sounds = all_towers or own_sound or self.prompts["audio"] or self.prompts["speech"]
+        texts = all_towers or self.prompts["text"]
+        towers = ["vision", *(["audio"] if sounds else []), *(["text"] if texts else [])]
         started = time.perf_counter()
         loaded = load(name, checkpoint=self.checkpoint, device=self.device, dtype=self.dtype, towers=towers)
         self.seconds["load"] = time.perf_counter() - started
