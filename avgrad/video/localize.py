@@ -89,7 +89,7 @@ class Moments(Iterator[Moment]):
         limit = max(1, _AHEAD_BYTES // (3 * video.width * video.height))
         self._frames = frames
         self._batch_size = math.ceil(min(batch_size, limit) / frames) * frames
-        self._options = {"fps": fps, "silence": silence, "smoothing": smoothing}
+        self._options = {"fps": fps, "frames": frames, "silence": silence, "smoothing": smoothing}
         self._reader = FrameReader(video, first / fps)
         self._sound = None
         try:
