@@ -193,7 +193,7 @@ class Localizer:
             what = "sounds" if modality == "audio" else "texts"
             taken = " and ".join([*self.model.modalities, "image"])
             raise UnsupportedModelError(
-                f"{self.model.name} takes {taken} prompts, not {what}; ImageBind models such as imagebind_huge do"
+                f"{self.model.name} takes {taken} prompts, not {what}; imagebind_huge and pe-av-base do, for example"
             )
 
     def checked_prompts(

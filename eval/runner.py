@@ -40,7 +40,7 @@ class Settings:
     """How a model is evaluated; kept with the results, whose last bits depend on all of it.
 
     Attributes:
-        methods: names in `avgrad.list_methods()`.
+        methods: as `eval.methods.parse_method` takes them.
         layers: as in `avgrad.attribute`.
         pooling: as in `avgrad.attribute`.
         batch_size: items per batch.
@@ -123,6 +123,7 @@ def make_manifest(
     return {
         "benchmark": task.name,
         "arguments": {**arguments, **vars(settings)},
+        **({"options": dict(task.chosen)} if task.chosen else {}),
         **ablation,
         "model": {
             "name": model.name,

@@ -127,9 +127,10 @@ LAYOUT_OF = {
     "vggss-negatives": "vggss",
     "vggsound-duet": "vggss",
     "flickr-extended": "flickr-soundnet",
+    "video-scenes": "video",
 }
 SLOW = ("funnybirds", "perturbation")  # whose models are asked again
-TASKS = [name for name in list_tasks() if get_task(name).layout]
+TASKS = [name for name in list_tasks() if get_task(name).needs_data]
 
 
 @pytest.fixture(scope="module")

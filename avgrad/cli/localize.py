@@ -175,6 +175,20 @@ def localize(
         _localize_image(request, layers_grid, 32 if overlays is None else overlays, heatmaps)
 
 
+def default_model(checkpoint: Path | None = None) -> str:
+    """imagebind_huge where its weights are here, else mini; says which."""
+    from avgrad.models.checkpoints import checkpoint_path
+
+    if checkpoint or checkpoint_path("imagebind_huge").exists():
+        note("using imagebind_huge")
+        return "imagebind_huge"
+    note(
+        "using mini, the bundled model: it knows the synthetic scenes it was trained on, not the world. "
+        "`avgrad download imagebind_huge` gets the real one."
+    )
+    return "mini"
+
+
 @dataclass(frozen=True)
 class Request:
     """What was asked for, checked as far as it can be without a model.
@@ -215,19 +229,9 @@ class Request:
             own_sound: whether a video's own sound is a prompt, too.
             all_towers: whether there may be further prompts of any modality.
         """
-        from avgrad.models.checkpoints import checkpoint_path
         from avgrad.models.registry import load
 
-        name = self.model
-        if name is None:
-            name = "imagebind_huge" if self.checkpoint or checkpoint_path("imagebind_huge").exists() else "mini"
-            if name == "mini":
-                note(
-                    "using mini, the bundled model: it knows the synthetic scenes it was trained on, not the world. "
-                    "`avgrad download imagebind_huge` gets the real one."
-                )
-            else:
-                note(f"using {name}")
+        name = self.model or default_model(self.checkpoint)
         sounds = all_towers or own_sound or self.prompts["audio"] or self.prompts["speech"]
         texts = all_towers or self.prompts["text"]
         towers = ["vision", *(["audio"] if sounds else []), *(["text"] if texts else [])]

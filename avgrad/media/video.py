@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ MAX_PIXELS = 8192 * 4608  # of a frame
 MAX_HOLD = 600.0  # seconds that a frame may be shown; more is taken for a damaged time stamp
 DEMUXERS = ("mp4", "matroska", "avi", "gif")
 _ACCEPTED = "an MP4, MOV, WebM, Matroska, AVI or GIF video, or its bytes"
+_TOLERANCE = 0.5  # seconds by which a video may be shorter than its header says
 _FALLBACK_RATE = Fraction(25)
 
 
@@ -41,7 +43,8 @@ class Video:
         name: what messages call it.
         width, height: of its frames in pixels, upright and with square pixels.
         rate: frames per second, on average.
-        duration: of the images in seconds, as the file says; of a file that does not say, the time of its last packet.
+        duration: in seconds, as the file says; of a file that does not say, the time of its last packet.
+        is_certain: whether the duration is that of the images; else the sound may be what lasts so long.
         origin: time of the first frame in the file, in seconds.
         num_tracks: number of sound tracks.
     """
@@ -52,6 +55,7 @@ class Video:
     height: int
     rate: Fraction
     duration: float
+    is_certain: bool
     origin: float
     num_tracks: int
 
@@ -142,14 +146,22 @@ def _measured(file: Source, container: av.container.InputContainer) -> Video:
     if first.rotation % 180:
         width, height = height, width
     rate = Fraction(track.average_rate or track.guessed_rate or _FALLBACK_RATE)
-    if not 0 < rate <= 1000:
+    if not 1 / MAX_HOLD <= rate <= 1000:
         rate = _FALLBACK_RATE
     origin: float = float(first.pts * first.time_base) if first.pts is not None and first.time_base else 0.0
-    duration: float = _duration(container, track, origin)
+    duration, is_certain = _duration(container, track, origin)
     if duration > MAX_HOURS * 3600:
         raise MediaError(f"{file.name} lasts {duration / 3600:.0f} hours; at most {MAX_HOURS} are accepted.")
     return Video(
-        file, file.name, width, height, rate, max(duration, float(1 / rate)), origin, len(container.streams.audio)
+        source=file,
+        name=file.name,
+        width=width,
+        height=height,
+        rate=rate,
+        duration=max(duration, float(1 / rate)),
+        is_certain=is_certain,
+        origin=origin,
+        num_tracks=len(container.streams.audio),
     )
 
 
@@ -160,17 +172,21 @@ def _check_size(name: str, width: int, height: int) -> None:
         raise MediaError(f"{name} has frames of {width} x {height} pixels; at most {MAX_ASPECT_RATIO} : 1 is accepted.")
 
 
-def _duration(container: av.container.InputContainer, track: av.VideoStream, origin: float) -> float:
-    """Of the images, in seconds: the track's, the file's, or that of its packets."""
+def _duration(container: av.container.InputContainer, track: av.VideoStream, origin: float) -> tuple[float, bool]:
+    """In seconds: the track's, the file's, or that of its packets; and whether it is that of the images."""
     if track.duration and track.time_base:
-        return float(track.duration * track.time_base)
+        return float(track.duration * track.time_base), True
+    tag = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", track.metadata.get("DURATION", ""))  # of Matroska
+    if tag is not None:
+        hours, minutes, seconds = map(float, tag.groups())
+        return max(3600 * hours + 60 * minutes + seconds - origin, 0.0), True
     if container.duration and container.duration > 0:
-        return max(container.duration / 1e6 - max(origin, 0.0), 0.0)
+        return max(container.duration / 1e6 - max(origin, 0.0), 0.0), not container.streams.audio
     end = origin
     for packet in container.demux(track):  # recordings of browsers say nothing
         if packet.pts is not None and packet.time_base:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-    return end - origin
+    return end - origin, False
 
 
 def _decoded(container: av.container.InputContainer, track: av.VideoStream) -> Iterator[av.VideoFrame]:
@@ -230,6 +246,9 @@ class FrameReader:
                 if not first and time - last > MAX_HOLD:
                     self.note = f"{video.name} has damaged time stamps after {last:.1f} s; it was used up to there"
                     return
+                if frame.is_corrupt and not first:
+                    self.note = f"{video.name} is damaged after {last:.1f} s; it was used up to there"
+                    return
                 if frame.width * frame.height > MAX_PIXELS:
                     self.note = f"{video.name} changes its size after {last:.1f} s; it was used up to there"
                     return
@@ -244,7 +263,7 @@ class FrameReader:
                 raise
             self.note = f"{video.name} is damaged after {last:.1f} s; it was used up to there"
             return
-        if self.end < 0.98 * video.duration - 1 and not video.num_tracks:
+        if video.is_certain and self.end < video.duration - max(_TOLERANCE, 0.02 * video.duration):
             self.note = f"{video.name} is cut short: it ends at {self.end:.1f} s of {video.duration:.1f} s"
 
     def close(self) -> None:

@@ -104,16 +104,18 @@ class SoundReader:
 
     def _resampled(self) -> Iterator[np.ndarray]:
         """Pieces `[channels, samples]` that follow each other without gaps, from the start on."""
-        position = self._end
+        position, expected = self._end, None  # of the next sample to give, and of the next one that is decoded
         for time, samples in self._decoded():
-            place = position if time is None else round(time * self._rate)
-            if abs(place - position) > _JITTER_SECONDS * self._rate:
-                while position < place:  # a gap
-                    length = min(place - position, self._rate)
-                    yield np.zeros((self._channels, length), np.float32)
-                    position += length
-            else:
+            place: int | None = expected if time is None else round(time * self._rate)
+            if place is None:
                 place = position
+            elif expected is not None and abs(place - expected) <= _JITTER_SECONDS * self._rate:
+                place = expected
+            expected = place + samples.shape[1]
+            while position < place:  # a gap
+                length = min(place - position, self._rate)
+                yield np.zeros((len(samples), length), np.float32)
+                position += length
             samples = samples[:, position - place :]
             if samples.shape[1]:
                 yield self._checked(samples)

@@ -21,11 +21,15 @@ from avgrad.scenes.classes import CLASSES, class_index
 from avgrad.scenes.images import Scene, draw_scene, scene_rng
 from avgrad.scenes.sounds import SAMPLE_RATE, mix_sound
 from avgrad.scenes.speech import spoken
+from avgrad.scenes.video import draw_video
 
 SAMPLES = Path(__file__).parent / "samples"
 SIZE = 384
+VIDEOS = "videos"  # folder of the sample videos
+VIDEO_SIZE = 320
 
 _JPEG_QUALITY = 92
+_NUM_VIDEOS, _VIDEO_QUALITY = 2, 26
 _OPUS_BITS_PER_SECOND = 24_000
 # for viewing the masks; programs read the indices
 _PALETTE = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167))
@@ -86,6 +90,22 @@ class Sample(NamedTuple):
     objects: tuple[SampleObject, ...]
 
 
+class SampleVideo(NamedTuple):
+    """A sample video, and the truth about it.
+
+    Attributes:
+        title: what is in it.
+        video: MP4 file of 12 seconds.
+        truth: .npz file with `labels`, `sounding` and `times`, see `avgrad.scenes.layouts.video.write_series`.
+        classes: names of the classes of its objects.
+    """
+
+    title: str
+    video: Path
+    truth: Path
+    classes: tuple[str, ...]
+
+
 def samples() -> tuple[Sample, ...]:
     """The sample scenes; together they have every class."""
     index = json.loads((SAMPLES / "index.json").read_text(encoding="utf-8"))
@@ -110,6 +130,20 @@ def samples() -> tuple[Sample, ...]:
     )
 
 
+def sample_videos() -> tuple[SampleVideo, ...]:
+    """The sample videos: the first two of a series of synthetic videos."""
+    index = json.loads((SAMPLES / VIDEOS / "videos.json").read_text(encoding="utf-8"))
+    return tuple(
+        SampleVideo(
+            title=", ".join(entry["classes"]).capitalize(),
+            video=SAMPLES / VIDEOS / entry["video"],
+            truth=SAMPLES / VIDEOS / entry["truth"],
+            classes=tuple(entry["classes"]),
+        )
+        for entry in index
+    )
+
+
 def draw_sample(index: int) -> Scene:
     """Draws sample `index` again, without JPEG compression."""
     plan = _PLANS[index]
@@ -124,12 +158,24 @@ def build(folder: Path) -> None:
     try:
         partial.chmod(0o755)
         index = [_build_sample(partial, number) for number in range(len(_PLANS))]
+        build_videos(partial / VIDEOS)
         (partial / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def build_videos(folder: Path) -> None:
+    """Writes the sample videos to `folder`, whatever mini makes of them."""
+    from avgrad.scenes.layouts.video import write_video
+
+    entries = []
+    for index in range(_NUM_VIDEOS):
+        video = draw_video(scene_rng("sample video", 0, index), VIDEO_SIZE)
+        entries.append(write_video(folder, f"video_{index}", video, _VIDEO_QUALITY, stems=False))
+    (folder / "videos.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
 def _build_sample(folder: Path, index: int) -> dict[str, object]:

@@ -32,6 +32,7 @@ from eval.metrics.prompted_segmentation import (
     RECALL_LEVELS,
     Normalization,
     SegmentationScore,
+    heatmap_parts,
     normalized_heatmaps,
     score_parts,
 )
@@ -57,7 +58,6 @@ from eval.task import (
 
 CSV_NAME = "prompted_segmentation.csv"
 NAME_COLUMNS = ("class_name", "ade_class_name")
-IMAGES_AT_ONCE = 32
 MAX_CLASSES = 26 * 256  # that an annotation can encode
 # "Advanced" adds this much to the time of the word on each side.
 MARGIN_SECONDS = 0.2
@@ -276,15 +276,8 @@ class Ade20k(Task):
             low, high = min(low, float(maps[:, place].min())), max(high, float(maps[:, place].max()))
 
         def load(chosen: Array) -> Callable[[], Iterator[tuple[Array, Array]]]:
-            raw, masks = measures.take(name, chosen)[:, place].copy(), measures.take("mask", chosen)
-
-            def parts() -> Iterator[tuple[Array, Array]]:
-                for start in range(0, len(raw), IMAGES_AT_ONCE):
-                    own = slice(start, start + IMAGES_AT_ONCE)
-                    maps = normalized_heatmaps(raw[own], normalization, cls.side, low, high)
-                    yield maps.numpy(), unpack_masks(masks[own], cls.side)
-
-            return parts
+            raw = measures.take(name, chosen)[:, place]
+            return heatmap_parts(raw, measures.take("mask", chosen), normalization, cls.side, low, high)
 
         return load
 
@@ -349,7 +342,7 @@ def _published(
 class Ade20kSound(Ade20k):
     """ADE20K Sound-Prompted."""
 
-    source = "https://github.com/mhamilton723/DenseAV (images: ADE20K, sounds: VGGSound; research use)"
+    source = "https://github.com/mhamilton723/DenseAV (ADE20KSoundPrompted.zip; images of ADE20K, sounds of VGGSound)"
     layout = """prompted_segmentation.csv (image_location, vggsound_file, ade_class_id, class_name)
 frames/*.jpg
 annotations/*_seg.png
@@ -369,7 +362,7 @@ audio/*"""
 class Ade20kSpeech(Ade20k):
     """ADE20K Speech-Prompted."""
 
-    source = "https://github.com/mhamilton723/DenseAV (images: ADE20K; research use)"
+    source = "https://github.com/mhamilton723/DenseAV (ADE20KSpeechPrompted.zip; images of ADE20K)"
     layout = """prompted_segmentation.csv (image_location, speech_prompt_file, ade_class_id, timing, class_name)
 frames/*.jpg
 annotations/*_seg.png

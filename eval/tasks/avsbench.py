@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from PIL import Image
 from avgrad.engine.attribute import min_max, upsample
 from avgrad.errors import MediaError
 from avgrad.media import load_image, open_audio
+from avgrad.video.sound import centered_window
 from eval.metrics.avsbench import THRESHOLDS, f_curve, frame_iou
 from eval.reading import as_stored, check_rows, checked_name, need_columns, read_bytes, read_table
 from eval.store import Measures, unpack_masks
@@ -27,6 +28,7 @@ from eval.task import (
     Example,
     Inputs,
     Item,
+    Modality,
     Published,
     Resampler,
     Row,
@@ -68,8 +70,8 @@ class AvsBench(Task):
     """
 
     measures = "mIoU and F-score (beta^2 = 0.3) of what sounds in video frames"
-    source = "https://github.com/OpenNLPLab/AVSBench (videos from YouTube; research use)"
-    modalities: ClassVar[tuple[Literal["audio", "text"], ...]] = ("audio",)
+    source = "https://github.com/OpenNLPLab/AVSBench (on request; videos from YouTube)"
+    modalities: tuple[Modality, ...] = ("audio",)
     columns: ClassVar[Mapping[str, str]] = {"mean_iou": "mIoU", "f_score": "F-score"}
     table: ClassVar[str]
     key: ClassVar[str] = ""
@@ -114,9 +116,9 @@ class AvsBench(Task):
             square = self._square(paths[0])
             truth = self.truth(as_stored(paths[1]).resize((self.side, self.side), Image.Resampling.NEAREST), item.mask)
             with open_audio(paths[2]) as audio:
-                # a second before and after the middle of the frame's own second, within the sound
-                begin = min(max(item.frame - 1.5, 0.0), max(audio.duration - 2.0, 0.0))
-                clips = inputs.sound(audio, (begin, min(begin + 2.0, audio.duration)))
+                # around the middle of the frame's own second, as `avgrad.localize_video` does
+                window = centered_window(item.frame - 0.5, inputs.sound.clip_seconds, audio.duration)
+                clips = inputs.sound(audio, window)
             digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths))
         except (MediaError, OSError) as error:
             raise DataError(str(error)) from error

@@ -51,7 +51,7 @@ class FunnyBirds(Task):
     """
 
     measures = "completeness, correctness, contrastivity and background independence of explanations (Co-12)"
-    source = "https://github.com/visinf/funnybirds (rendered images; CC BY 4.0)"
+    source = "https://github.com/visinf/funnybirds-framework (rendered images)"
     layout = """dataset_test.json, classes.json
 test/CLASS/INDEX.png, test_part_map/CLASS/INDEX.png
 test_interventions/CLASS/INDEX/body_PARTS.png

@@ -37,7 +37,7 @@ class ImageNetSegmentation(Task):
     """
 
     measures = "pixel accuracy, mIoU and mAP of the foreground"
-    source = "https://calvin-vision.net/bigstuff/proj-imagenet (4,276 images; ImageNet's terms, research use)"
+    source = f"http://calvin-vision.net/bigstuff/proj-imagenet/data/{FILE} (4,276 images of ImageNet, under its terms)"
     layout = f"{FILE} (MATLAB 7.3: /value/img, /value/gt)"
     modalities = ("text",)
     columns: ClassVar[Mapping[str, str]] = {

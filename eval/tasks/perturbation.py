@@ -48,7 +48,7 @@ class Perturbation(Task):
     """
 
     measures = "accuracy while the most (positive) or the least (negative) relevant pixels are removed"
-    source = "https://www.image-net.org (ILSVRC 2012 validation images; ImageNet's terms, research use)"
+    source = "https://www.image-net.org (ILSVRC 2012 validation images, under ImageNet's terms)"
     layout = "val/WNID/*.JPEG (a folder per class, named by its WordNet id)"
     modalities = ("text",)
     columns: ClassVar[Mapping[str, str]] = {"auc": "AUC", "accuracy": "accuracy of whole images"}

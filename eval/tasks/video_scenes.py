@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,14 @@ from avgrad.engine.attribute import min_max, upsample
 from avgrad.errors import MediaError
 from avgrad.media import Video, open_video
 from avgrad.media.video import FrameReader, frames_at, ticks, upright
-from avgrad.scenes.video_dataset import INDEX
+from avgrad.scenes.layouts.video import INDEX
 from avgrad.video.sound import SoundWindows, centered_window
 from eval.encoder import Encoder
 from eval.metrics.prompted_segmentation import score_class
 from eval.metrics.video import area_under_roc, frame_ious
-from eval.reading import checked_name, file_size, read_records
+from eval.reading import check_rows, checked_name, read_records
 from eval.store import Measures, unpack_masks
-from eval.task import Array, Case, DataError, Example, Inputs, Item, Problem, Resampler, Row, Task, task
+from eval.task import Array, Case, DataError, Example, Inputs, Item, Resampler, Row, Task, task
 
 FPS = 2.0  # frames that are evaluated, per second
 STATES = ("one", "several", "silence", "off-screen")  # what sounds in a frame
@@ -39,7 +38,7 @@ class Frame(Item):
     Attributes:
         number: of the frame, at `number / FPS` seconds.
         truth: path of the truth within the data set.
-        segments: start, end, names of what sounds on screen, and whether something off-screen does.
+        segments: start, end, and the names of what sounds on screen.
     """
 
     number: int
@@ -78,33 +77,14 @@ class VideoScenes(Task):
 
     def __init__(self, root: str | Path, limit: int | None = None) -> None:
         self.root = Path(root)
-        self.items, self.problems, self.num_rows = [], [], 0
-        digest = hashlib.sha256()
-        for number, entry in enumerate(read_records(self.root / INDEX), start=1):
-            try:
-                video, truth = (checked_name(name, str(entry[name])) for name in ("video", "truth"))
-                segments = [[s["start"], s["end"], s["sounding"], s["offscreen"]] for s in entry["segments"]]
-                count = ticks(float(segments[-1][1]), FPS)
-            except (DataError, KeyError, TypeError, IndexError, ValueError) as error:
-                self.problems.append(Problem(number, "unreadable row", f"{error!r}"))
-                self.num_rows += 1
-                continue
-            for frame in range(count):
-                if len(self.items) == limit:
-                    break
-                self.num_rows += 1
-                try:
-                    sizes = [file_size(self.root / name) for name in (video, truth)]
-                except DataError as error:
-                    self.problems.append(Problem(number, "missing file", str(error)))
-                    continue
-                item = Frame(number, video, frame, truth, segments)
-                digest.update(json.dumps([vars(item), *sizes]).encode())
-                self.items.append(item)
-        if not self.items:
-            first = f", the first in {self.problems[0]}" if self.problems else ""
-            raise DataError(f"{self.root / INDEX} has no usable video ({len(self.problems)} problems{first})")
-        self.fingerprint = digest.hexdigest()
+        entries = enumerate(read_records(self.root / INDEX), start=1)
+        rows = ((number, (entry, frame)) for number, entry in entries for frame in range(_num_frames(entry)))
+        self.items, self.problems, self.num_rows, self.fingerprint = check_rows(
+            self.name, self.root / INDEX, rows, _item, self._paths, limit
+        )
+
+    def _paths(self, item: Frame) -> list[Path]:
+        return [self.root / item.image, self.root / item.truth]
 
     def load(self, item: Frame, inputs: Inputs) -> Case:
         """Load an item."""
@@ -129,7 +109,7 @@ class VideoScenes(Task):
         labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
         sources = np.flatnonzero(sounding[:-1]) + 1
         begin, end = centered_window(item.time, inputs.sound.clip_seconds, video.duration)
-        heard = any(names and start < end and stop > begin for start, stop, names, _ in item.segments)
+        heard = any(names and start < end and stop > begin for start, stop, names in item.segments)
         state = min(len(sources), 2) - 1 if len(sources) else (3 if sounding[-1] else 2)
         truth = {
             "mask": np.isin(labels, sources),
@@ -210,7 +190,7 @@ class VideoScenes(Task):
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """The figures of the frames of drawn videos, at the row's threshold."""
-        _, videos = np.unique(measures.field("image"), return_inverse=True)
+        videos, _ = measures.groups("image")
         arrays, best = cls._arrays(measures, row.method), round(row.figures["threshold"] * 20)
 
         def figures(weights: Array) -> dict[str, Array]:
@@ -234,6 +214,24 @@ class VideoScenes(Task):
             mask = unpack_masks(measures.take("mask", chosen), self.side)[0]
             maps = {name: self._heatmap(measures.take(f"map {name}", chosen)[0]) for name in measures.methods}
             yield Example(f"{fields['image']}, {fields['number'] / FPS:.1f} s", image, mask, maps)
+
+
+def _num_frames(entry: Mapping[str, Any]) -> int:
+    """How many frames of a video are evaluated; one where its entry cannot be used, so that it is reported."""
+    try:
+        return ticks(min(float(entry["segments"][-1]["end"]), 3600.0), FPS)
+    except (KeyError, TypeError, IndexError, ValueError):
+        return 1
+
+
+def _item(number: int, row: tuple[Mapping[str, Any], int]) -> Frame:
+    entry, frame = row
+    try:
+        segments = [[float(s["start"]), float(s["end"]), list(s["sounding"])] for s in entry["segments"]]
+        video, truth = str(entry["video"]), str(entry["truth"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"video, truth or segments cannot be used ({error!r})") from None
+    return Frame(number, checked_name("video", video), frame, checked_name("truth", truth), segments)
 
 
 def _frame(video: Video, number: int) -> Image.Image:

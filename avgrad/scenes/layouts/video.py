@@ -1,4 +1,4 @@
-"""Writes synthetic videos with their truth: `avgrad scenes OUT --layout video`."""
+"""Synthetic videos with their truth."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from avgrad.files import write_atomic
 from avgrad.media.video_file import VideoFile
 from avgrad.scenes.classes import CLASSES
 from avgrad.scenes.images import scene_rng
+from avgrad.scenes.layouts import layout
+from avgrad.scenes.series import Series
 from avgrad.scenes.sounds import SAMPLE_RATE
 from avgrad.scenes.video import RATE, SyntheticVideo, draw_video
 
@@ -42,27 +44,33 @@ def encode_video(path: Path, frames: Iterable[NDArray[np.uint8]], waveform: NDAr
             file.close()
 
 
-def write_video_item(folder: Path, index: int, seed: int, size: int) -> dict[str, Any]:
-    """Writes video `index` of a series and its truth; returns its entry in the index.
+@layout("video")
+def write_series(folder: Path, series: Series) -> None:
+    """Videos of 12 seconds, and what is in them and sounds when.
 
-    The files are `videos/video_000000.mp4`, `stems/video_000000_CLASS.flac` of every class that sounds (and
-    `..._noise.flac`), and `truth/video_000000.npz`: `labels` uint8 `[T, H, W]` (i + 1 for the visible pixels of object
-    i), `sounding` bool `[T, n + 1]` (the last column is the off-screen sound) and `times` `[T]` in seconds.
+    The files are `videos.json`, `videos/video_000000.mp4`, `stems/video_000000_CLASS.flac` of every class that sounds
+    (and `..._noise.flac`), and `truth/video_000000.npz`: `labels` uint8 `[T, H, W]` (i + 1 for the visible pixels of
+    object i), `sounding` bool `[T, n + 1]` (the last column is the off-screen sound) and `times` `[T]` in seconds.
     """
-    video = draw_video(scene_rng("video", seed, index), size)
-    return write_video(folder, f"video_{index:06d}", video)
+    entries = []
+    for index in series:
+        video = draw_video(scene_rng("video", series.seed, index), series.size)
+        entries.append(write_video(folder, f"video_{index:06d}", video))
+    write_atomic(folder / INDEX, (json.dumps(entries, indent=1) + "\n").encode())
 
 
-def write_video(folder: Path, name: str, video: SyntheticVideo, quality: int = 20) -> dict[str, Any]:
-    """Writes a video, its stems and its truth; returns its entry in the index."""
+def write_video(
+    folder: Path, name: str, video: SyntheticVideo, quality: int = 20, stems: bool = True
+) -> dict[str, Any]:
+    """Writes a video, its truth and, if asked for, its stems; returns its entry in the index."""
     import soundfile
 
-    for part in ("videos", "stems", "truth"):
+    for part in ("videos", "truth", *(["stems"] if stems else [])):
         (folder / part).mkdir(parents=True, exist_ok=True)
     encode_video(folder / "videos" / f"{name}.mp4", video.frames, video.waveform, quality)
     names = [CLASSES[number].name for number in (*video.classes, video.offscreen)]
     for stem, what in zip(video.stems, [*names, "noise"], strict=True):
-        if stem.any():
+        if stems and stem.any():
             write = partial(soundfile.write, data=stem, samplerate=SAMPLE_RATE, format="FLAC", subtype="PCM_16")
             write_atomic(folder / "stems" / f"{name}_{what}.flac", write)
     truth = {"labels": video.labels, "sounding": video.sounding, "times": video.times}
@@ -82,8 +90,3 @@ def write_video(folder: Path, name: str, video: SyntheticVideo, quality: int = 2
             for segment in video.segments
         ],
     }
-
-
-def write_index(folder: Path, entries: list[dict[str, Any]]) -> None:
-    """Writes the list of the videos."""
-    write_atomic(folder / INDEX, (json.dumps(entries, indent=1) + "\n").encode())
