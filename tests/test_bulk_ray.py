@@ -1,4 +1,4 @@
-"""Runs on Ray: a real cluster of two nodes on this machine, rows equal to the local backend's, workers that are lost."""
+"""Runs on Ray: a real cluster of two nodes on this machine, equal to local ones although workers are lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_collection(tmp_path_factory.mktemp("collection"), 300)
+    return make_collection(tmp_path_factory.mktemp("collection"), 200)
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +33,13 @@ def local(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two nodes of two processors each, as far as Ray knows, with raylets and object stores of their own."""
+    """Two nodes of four processors each, as far as Ray knows, with raylets and object stores of their own."""
     import ray
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 200_000_000})
-    nodes.add_node(num_cpus=2, object_store_memory=200_000_000)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "object_store_memory": 200_000_000})
+    nodes.add_node(num_cpus=4, object_store_memory=200_000_000)
     ray.init(address=nodes.address, log_to_driver=False)
     nodes.wait_for_nodes()
     assert len([node for node in ray.nodes() if node["Alive"]]) == 2
@@ -89,7 +89,7 @@ def test_equal_rows_on_two_nodes_although_workers_are_killed(
 
 def test_a_node_is_lost(cluster: Any, folder: Path, local: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    spare = cluster.add_node(num_cpus=2, object_store_memory=200_000_000)
+    spare = cluster.add_node(num_cpus=4, object_store_memory=200_000_000)
     cluster.wait_for_nodes()
 
     def remove() -> None:
@@ -116,7 +116,7 @@ def test_goes_on_with_what_the_local_backend_began(cluster: Any, folder: Path, l
 
     out = tmp_path / "run"
     shutil.copytree(local.folder.path, out)
-    for number in (0, 7, 60):
+    for number in (0, 7, 40):
         (out / "shards" / f"{number:06d}.parquet").unlink()
     assert contents(run(folder, out, ray="local", localizer=localizer(size=160))) == contents(local)
 
