@@ -65,8 +65,6 @@ class Presence(Scenes):
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
         """A row for each kind of prompt and each way to a probability; whatever the method."""
-        if not len(measures):
-            raise DataError("no scene could be evaluated")
         rows = []
         for place, kind in enumerate(cls._kinds(measures)):
             for name in PROBABILITIES:
