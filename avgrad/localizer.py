@@ -116,7 +116,7 @@ class Localizer:
         elif device is not None or dtype is not None:
             raise InputError("device and dtype go with a model's name; give them to avgrad.load, or move the model")
         self.model: Model = model
-        self.size, self.keep = None if size is None else at_least_one("size", size), keep
+        self.size, self.keep = None if size is None else at_least("size", size), keep
         self.settings = Settings.checked(self.model, method, layers, pooling, correction, options)
         self.presence = None if presence is None else Presence(self.model, presence)
         self._own = threading.local()
@@ -320,7 +320,7 @@ class Localizer:
         """
         sources = {"audio": audio, "text": text, "speech": speech, "image": image, "templates": templates}
         given = self.checked_prompts(prompts, sources)
-        return stream(self, images, given, at_least_one("batch_size", batch_size), at_least_one("workers", workers))
+        return stream(self, images, given, at_least("batch_size", batch_size), at_least("workers", workers))
 
     def results(
         self,
@@ -390,13 +390,18 @@ def _label(source: Any, modality: str, number: int) -> str:
     return source_name(source) or f"{modality} {number}"
 
 
-def at_least_one(name: str, value: int) -> int:
+def at_least(name: str, value: int, least: int = 1) -> int:
+    """An integer that is not below `least`.
+
+    Raises:
+        InputError: it is, or is no integer; the message calls it `name`.
+    """
     try:
         number = operator.index(value)
     except TypeError:
-        number = 0
-    if number < 1:
-        raise InputError(f"{name}={value!r} is not an integer of at least 1")
+        number = least - 1
+    if number < least:
+        raise InputError(f"{name}={value!r} is not an integer of at least {least}")
     return number
 
 
