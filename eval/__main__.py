@@ -177,6 +177,9 @@ def _command(name: str) -> Callable[..., None]:
                          "not on the number of processes"),
         ] = 1,
         device: Annotated[str, typer.Option(help="such as cpu or cuda:0; by default a GPU if available")] = "",
+        dtype: Annotated[
+            str, typer.Option(help="of the weights: float32, bfloat16, float16, float64, or auto")
+        ] = "float32",
         limit: Annotated[int | None, typer.Option(min=1, help="evaluate only the first items")] = None,
         layer_ablation: Annotated[
             bool, typer.Option("--layer-ablation", help="measure legrad from each further layer on as well")
@@ -214,7 +217,9 @@ def _command(name: str) -> Callable[..., None]:
                 parse_method(text)
             task = make_task(kind, data, limit, option or ())
             towers = ("vision", *task.modalities)
-            loaded = avgrad.load(model, checkpoint=checkpoint, device=device or _default_device(), towers=towers)
+            loaded = avgrad.load(
+                model, checkpoint=checkpoint, device=device or _default_device(), dtype=dtype, towers=towers
+            )
             missing = [modality for modality in task.modalities if modality not in loaded.modalities]
             if missing:
                 taken = ", ".join(loaded.modalities) or "no"
