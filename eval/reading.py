@@ -138,6 +138,18 @@ def is_text(text: str) -> bool:
     return not any(unicodedata.category(character) in ("Cs", "Cc") for character in text)
 
 
+def number_in(text: str) -> float:
+    """The number in a field; NaN if it is none.
+
+    >>> number_in("1.5"), number_in("many")
+    (1.5, nan)
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def file_size(path: Path) -> int:
     """The size of a regular file in bytes.
 
@@ -266,22 +278,3 @@ def read_records(path: Path) -> list[Mapping[str, Any]]:
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise DataError(f"{shown(str(path))} is not a JSON list of objects")
     return records
-
-
-def parse_number(text: str) -> float:
-    """The number in a field; NaN if it is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def time_span(text: str) -> tuple[float, float]:
-    """The time of the spoken word: JSON `[start, end]`, in seconds."""
-    try:
-        begin, end = (float(value) for value in json.loads(text))
-    except (ValueError, TypeError, RecursionError):
-        begin = end = math.nan
-    if not 0 <= begin < end < math.inf:
-        raise DataError(f"timing is {shown(text)}; JSON [start, end] in seconds is expected")
-    return begin, end

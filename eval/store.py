@@ -136,7 +136,7 @@ class RunFolder:
         """The results of all batches.
 
         Raises:
-            RunError: some are not done yet.
+            RunError: some are not done yet, or no item could be evaluated.
         """
         count = self.manifest["num_batches"]
         missing = sum(not self.has(number) for number in range(count))
@@ -144,7 +144,10 @@ class RunFolder:
             raise RunError(
                 f"{self.path} lacks {missing} of {count} batches; finish the run by the command that began it"
             )
-        return Measures.of(self)
+        measures = Measures.of(self)
+        if not len(measures):
+            raise RunError(f"{self.path} has no results: no item could be evaluated, {len(measures.problems)} problems")
+        return measures
 
 
 class Items(Sequence[Mapping[str, Any]]):

@@ -36,17 +36,7 @@ from eval.metrics.prompted_segmentation import (
     score_parts,
 )
 from eval.metrics.resampling import ClassCounts, mean_over_classes
-from eval.reading import (
-    as_stored,
-    check_rows,
-    checked_name,
-    is_text,
-    need_columns,
-    parse_number,
-    read_table,
-    shown,
-    time_span,
-)
+from eval.reading import as_stored, check_rows, checked_name, is_text, need_columns, number_in, read_table, shown
 from eval.store import Measures, unpack_masks
 from eval.task import (
     Array,
@@ -143,7 +133,7 @@ class Ade20k(Task):
         own = (
             (number, row)
             for number, row in enumerate(rows, start=1)
-            if row[column] not in _EMPTY and parse_number(row["ade_class_id"]) != 0
+            if row[column] not in _EMPTY and number_in(row["ade_class_id"]) != 0
         )
         self.items, self.problems, self.num_rows, self.fingerprint = check_rows(
             self.name, table, own, self._item, self._paths, limit, keep_duplicates=True
@@ -155,7 +145,7 @@ class Ade20k(Task):
         prompt = checked_name(column, row[column].strip().rsplit("/", 1)[-1])
         if not image.endswith(".jpg"):
             raise DataError(f"image_location is {shown(image)}; a name that ends in .jpg is expected")
-        identity = parse_number(row["ade_class_id"])
+        identity = number_in(row["ade_class_id"])
         if not identity.is_integer() or not 0 <= identity < MAX_CLASSES:
             raise DataError(
                 f"ade_class_id is {shown(row['ade_class_id'])}; a whole number from 0 to {MAX_CLASSES - 1} is expected"
@@ -163,7 +153,7 @@ class Ade20k(Task):
         name = next((row[key] for key in NAME_COLUMNS if row.get(key)), str(int(identity)))
         if not is_text(name):
             raise DataError(f"the class's name is {shown(name)}; text in UTF-8 is expected")
-        span = time_span(row["timing"]) if "advanced" in self.timings else None
+        span = _span(row["timing"]) if "advanced" in self.timings else None
         return Ade20kItem(number, image, int(identity), name, prompt, span)
 
     def _paths(self, item: Ade20kItem) -> tuple[Path, Path, Path]:
@@ -228,8 +218,6 @@ class Ade20k(Task):
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
         """A row per method, timing and normalization; full-size heatmaps exist for a few images per core at a time."""
-        if not len(measures):
-            raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
         members, names = cls._members(measures), _class_names(measures)
         found: dict[tuple[str, str, Normalization], dict[int, ClassScore]] = {}
         with cpu_threads(1), ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -404,3 +392,14 @@ def _portions(members: Mapping[int, Array]) -> Iterator[list[int]]:
 def _class_names(measures: Measures) -> dict[int, str]:
     """The name of each class by its id."""
     return {int(item["class_id"]): str(item["class_name"]) for item in measures.items}
+
+
+def _span(text: str) -> tuple[float, float]:
+    """The time of the spoken word: JSON `[start, end]`, in seconds."""
+    try:
+        begin, end = (float(value) for value in json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        begin = end = math.nan
+    if not 0 <= begin < end < math.inf:
+        raise DataError(f"timing is {shown(text)}; JSON [start, end] in seconds is expected")
+    return begin, end
