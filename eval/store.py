@@ -262,9 +262,10 @@ class Measures:
             chosen: positions of the items.
         """
         numbers = self._chosen if chosen is None else self._chosen[chosen]
+        order = np.argsort(numbers, kind="stable")  # each file is read once
         values: Array = np.empty(0)
-        for position, row in enumerate(self._rows(f"measure {name}", numbers)):
-            if position == 0:
+        for position, row in zip(order, self._rows(f"measure {name}", numbers[order]), strict=True):
+            if not len(values):
                 values = np.empty((len(numbers), *row.shape), dtype=row.dtype)
             values[position] = row
         return values
