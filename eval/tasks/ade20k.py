@@ -9,6 +9,8 @@ audio/<base name of vggsound_file or speech_prompt_file>
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
