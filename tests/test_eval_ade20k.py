@@ -37,7 +37,7 @@ def test_every_method_is_a_choice() -> None:
         (["--layers", "40"], 2, "layers=40 is out of range"),
         (["--data", "x" * 300], 1, "File name too long"),
         (["--out", "x" * 300], 1, "File name too long"),
-        (["--method", "guessing"], 2, "'guessing' is not one of"),
+        (["--method", "guessing"], 2, "unknown method 'guessing'"),
     ],
 )
 def test_wrong_arguments_are_named(data: Path, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:

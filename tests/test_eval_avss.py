@@ -131,4 +131,4 @@ def test_a_model_without_sounds_is_refused(tmp_path: Path) -> None:
         app, [*arguments, "--model", "timm:vit_tiny_patch16_224", "--checkpoint", str(checkpoint)]
     )
     assert result.exit_code == 1
-    assert "timm:vit_tiny_patch16_224 takes text prompts; avsbench-avss needs audio and text" in result.output
+    assert "timm:vit_tiny_patch16_224 takes text prompts; avsbench-avss needs audio" in result.output
