@@ -193,6 +193,11 @@ def _command(name: str) -> Callable[..., None]:
         if method and not kind.default_methods:
             raise typer.BadParameter(f"{name} explains in its own way; leave it out", param_hint="--method")
         methods = tuple(method or kind.default_methods)
+        try:
+            for text in methods:
+                parse_method(text)
+        except InputError as error:
+            raise typer.BadParameter(str(error), param_hint="--method") from None
         if layer_ablation and METHOD not in methods:
             raise typer.BadParameter(f"it needs --method {METHOD}", param_hint="--layer-ablation")
         settings = Settings(
@@ -210,8 +215,6 @@ def _command(name: str) -> Callable[..., None]:
             "limit": limit,
         }
         try:
-            for text in methods:
-                parse_method(text)
             task = make_task(kind, data, limit, option or ())
             towers = ("vision", *task.modalities)
             loaded = avgrad.load(model, checkpoint=checkpoint, device=device or _default_device(), towers=towers)

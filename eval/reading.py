@@ -138,18 +138,6 @@ def is_text(text: str) -> bool:
     return not any(unicodedata.category(character) in ("Cs", "Cc") for character in text)
 
 
-def number_in(text: str) -> float:
-    """The number in a field; NaN if it is none.
-
-    >>> number_in("1.5"), number_in("many")
-    (1.5, nan)
-    """
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
 def file_size(path: Path) -> int:
     """The size of a regular file in bytes.
 
@@ -278,3 +266,11 @@ def read_records(path: Path) -> list[Mapping[str, Any]]:
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise DataError(f"{shown(str(path))} is not a JSON list of objects")
     return records
+
+
+def parse_number(text: str) -> float:
+    """The number in a field; NaN if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -38,7 +38,7 @@ from eval.metrics.prompted_segmentation import (
     score_parts,
 )
 from eval.metrics.resampling import ClassCounts, mean_over_classes
-from eval.reading import as_stored, check_rows, checked_name, is_text, need_columns, number_in, read_table, shown
+from eval.reading import as_stored, check_rows, checked_name, is_text, need_columns, parse_number, read_table, shown
 from eval.store import Measures, unpack_masks
 from eval.task import (
     Array,
@@ -135,7 +135,7 @@ class Ade20k(Task):
         own = (
             (number, row)
             for number, row in enumerate(rows, start=1)
-            if row[column] not in _EMPTY and number_in(row["ade_class_id"]) != 0
+            if row[column] not in _EMPTY and parse_number(row["ade_class_id"]) != 0
         )
         self.items, self.problems, self.num_rows, self.fingerprint = check_rows(
             self.name, table, own, self._item, self._paths, limit, keep_duplicates=True
@@ -147,7 +147,7 @@ class Ade20k(Task):
         prompt = checked_name(column, row[column].strip().rsplit("/", 1)[-1])
         if not image.endswith(".jpg"):
             raise DataError(f"image_location is {shown(image)}; a name that ends in .jpg is expected")
-        identity = number_in(row["ade_class_id"])
+        identity = parse_number(row["ade_class_id"])
         if not identity.is_integer() or not 0 <= identity < MAX_CLASSES:
             raise DataError(
                 f"ade_class_id is {shown(row['ade_class_id'])}; a whole number from 0 to {MAX_CLASSES - 1} is expected"
