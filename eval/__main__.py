@@ -14,7 +14,7 @@ import torch
 import typer
 
 import avgrad
-from avgrad.engine.methods import Pooling, parse_layers, resolve_layers
+from avgrad.engine.methods import Pooling, list_methods, parse_layers, resolve_layers
 from avgrad.errors import InputError, UnsupportedModelError
 from avgrad.files import write_atomic
 from avgrad.models.model import Model
@@ -32,6 +32,10 @@ HELP = """The field's benchmarks: `python -m eval NAME --data ROOT --model M --m
 A run that was killed is resumed by the same command. Under torchrun (`torchrun --nproc-per-node 4 -m eval NAME ...`)
 the work is split over processes, GPUs and hosts, with the same results.
 """
+METHOD_HELP = (
+    f"repeatable; one of {'|'.join(list_methods())}, with options as NAME:option=value, such as legrad:relu=false; by "
+    "default mostly legrad, cosine and raw_attention"
+)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=HELP, no_args_is_help=True)
 
 
@@ -160,8 +164,7 @@ def _command(name: str) -> Callable[..., None]:
         checkpoint: Annotated[Path | None, typer.Option(help="file with the model's weights")] = None,
         method: Annotated[
             list[str] | None,
-            typer.Option(help="repeatable; NAME or NAME:option=value, such as legrad:relu=false; by default mostly "
-                         "legrad, cosine and raw_attention"),
+            typer.Option(help=METHOD_HELP),
         ] = None,
         option: Annotated[
             list[str] | None,

@@ -274,3 +274,14 @@ def parse_number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def time_span(text: str) -> tuple[float, float]:
+    """The time of the spoken word: JSON `[start, end]`, in seconds."""
+    try:
+        begin, end = (float(value) for value in json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        begin = end = math.nan
+    if not 0 <= begin < end < math.inf:
+        raise DataError(f"timing is {shown(text)}; JSON [start, end] in seconds is expected")
+    return begin, end

@@ -21,6 +21,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"), "sound", 5)
 
 
+def test_every_method_is_listed() -> None:
+    told = CliRunner().invoke(app, ["ade20k-sound", "--help"], env={"COLUMNS": "1000"})
+    assert told.exit_code == 0
+    assert "|".join(list_methods()) in told.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -9,8 +9,6 @@ audio/<base name of vggsound_file or speech_prompt_file>
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +36,17 @@ from eval.metrics.prompted_segmentation import (
     score_parts,
 )
 from eval.metrics.resampling import ClassCounts, mean_over_classes
-from eval.reading import as_stored, check_rows, checked_name, is_text, need_columns, parse_number, read_table, shown
+from eval.reading import (
+    as_stored,
+    check_rows,
+    checked_name,
+    is_text,
+    need_columns,
+    parse_number,
+    read_table,
+    shown,
+    time_span,
+)
 from eval.store import Measures, unpack_masks
 from eval.task import (
     Array,
@@ -155,7 +163,7 @@ class Ade20k(Task):
         name = next((row[key] for key in NAME_COLUMNS if row.get(key)), str(int(identity)))
         if not is_text(name):
             raise DataError(f"the class's name is {shown(name)}; text in UTF-8 is expected")
-        span = _span(row["timing"]) if "advanced" in self.timings else None
+        span = time_span(row["timing"]) if "advanced" in self.timings else None
         return Ade20kItem(number, image, int(identity), name, prompt, span)
 
     def _paths(self, item: Ade20kItem) -> tuple[Path, Path, Path]:
@@ -394,14 +402,3 @@ def _portions(members: Mapping[int, Array]) -> Iterator[list[int]]:
 def _class_names(measures: Measures) -> dict[int, str]:
     """The name of each class by its id."""
     return {int(item["class_id"]): str(item["class_name"]) for item in measures.items}
-
-
-def _span(text: str) -> tuple[float, float]:
-    """The time of the spoken word: JSON `[start, end]`, in seconds."""
-    try:
-        begin, end = (float(value) for value in json.loads(text))
-    except (ValueError, TypeError, RecursionError):
-        begin = end = math.nan
-    if not 0 <= begin < end < math.inf:
-        raise DataError(f"timing is {shown(text)}; JSON [start, end] in seconds is expected")
-    return begin, end
