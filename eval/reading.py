@@ -31,6 +31,12 @@ _INVERSE = {
     8: Image.Transpose.ROTATE_270,
 }
 
+# What pandas, which reads ADE20K's table in the original, takes for a missing value.
+MISSING = frozenset(
+    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+     "NULL", "NaN", "None", "n/a", "nan", "null"]
+)  # fmt: skip
+
 MAX_SHOWN = 160  # characters of a field or a path in a message
 
 

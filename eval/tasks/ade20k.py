@@ -37,6 +37,7 @@ from eval.metrics.prompted_segmentation import (
 )
 from eval.metrics.resampling import ClassCounts, mean_over_classes
 from eval.reading import (
+    MISSING,
     as_stored,
     check_rows,
     checked_name,
@@ -71,12 +72,6 @@ ITEMS_AT_ONCE = 1024  # whose raw maps and packed masks are in memory
 MAX_CLASSES = 26 * 256  # that an annotation can encode
 # "Advanced" adds this much to the time of the word on each side.
 MARGIN_SECONDS = 0.2
-
-# What pandas, which reads the table in the original, takes for a missing value.
-_EMPTY = frozenset(
-    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
-     "NULL", "NaN", "None", "n/a", "nan", "null"]
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -143,7 +138,7 @@ class Ade20k(Task):
         own = (
             (number, row)
             for number, row in enumerate(rows, start=1)
-            if row[column] not in _EMPTY and parse_number(row["ade_class_id"]) != 0
+            if row[column] not in MISSING and parse_number(row["ade_class_id"]) != 0
         )
         self.items, self.problems, self.num_rows, self.fingerprint = check_rows(
             self.name, table, own, self._item, self._paths, limit, keep_duplicates=True
