@@ -62,7 +62,7 @@ def test_rows_are_the_results_of_single_images(undisturbed: Run) -> None:
         torch.testing.assert_close(result.heatmaps, expected.heatmaps, rtol=0, atol=2e-3)  # float16 maps
         torch.testing.assert_close(result.maps, expected.maps, rtol=0, atol=float(expected.maps.abs().max()) * 6e-4)
         values = undisturbed.row(row)
-        embedding = torch.tensor(values["embedding"])
+        embedding = torch.tensor(values["embedding"], dtype=torch.float32)
         own = alone.model.vision.encode(alone.model.preprocess.whole(result.image, SIZE)[None])[0]
         torch.testing.assert_close(embedding, own, rtol=0, atol=5e-4)
         assert (values["width"], values["height"]) == result.image.size

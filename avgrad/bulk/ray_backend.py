@@ -49,15 +49,19 @@ class _Locate:
         module.to(device)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        shards = []
+        shards, errors = [], []
         with cpu_threads(self.threads):
             for first, items, decoded in zip(batch["first"], batch["items"], batch["decoded"], strict=True):
-                rows = self.explainer.table(int(first), pickle.loads(items), pickle.loads(decoded))
-                sink = pa.BufferOutputStream()
-                with pa.ipc.new_file(sink, rows.schema) as writer:
-                    writer.write_table(rows)
+                sink, error = pa.BufferOutputStream(), ""
+                try:
+                    rows = self.explainer.table(int(first), pickle.loads(items), pickle.loads(decoded))
+                    with pa.ipc.new_file(sink, rows.schema) as writer:
+                        writer.write_table(rows)
+                except InputError as found:  # Ray would lose its type
+                    error = str(found)
                 shards.append(sink.getvalue().to_pybytes())
-        return {"shard": batch["shard"], "rows": shards}
+                errors.append(error)
+        return {"shard": batch["shard"], "rows": shards, "error": errors}
 
 
 class _Sink(ray.data.Datasink[None]):
@@ -70,6 +74,8 @@ class _Sink(ray.data.Datasink[None]):
         for block in blocks:
             row: dict[str, Any]
             for row in ray.data.block.BlockAccessor.for_block(block).iter_rows(public_row_format=True):
+                if row["error"]:
+                    raise InputError(row["error"])
                 self.folder.write(int(row["shard"]), pa.ipc.open_file(row["rows"]).read_all())
 
 
@@ -117,10 +123,9 @@ def run_on_ray(
             )
         )
         dataset.write_datasink(_Sink(folder))
-    except ray.exceptions.RayError as error:
-        cause = error.__cause__
-        if isinstance(cause, InputError):
-            raise cause from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise InputError(str(error.cause).partition("\n")[0]) from None  # Ray adds lines of its own
         raise
     finally:
         if opened:
