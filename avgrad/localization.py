@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -27,6 +28,7 @@ from avgrad.prompts import Prompt
 if TYPE_CHECKING:
     from PIL import Image
 
+Absent = Literal["grey"]
 OVERLAYS = 32  # overlays that `save` writes by default
 SIDE = 1024  # of the longer side of a saved overlay, in pixels
 _MAX_JPEG = 65_500  # pixels of a side of a JPEG
@@ -70,6 +72,8 @@ class Localization:
         versions: of avgrad and torch.
         seconds: what each stage took.
         refinement: how heatmaps are made to follow edges, see `refine`; empty for not.
+        presence: float32 `[P]`, the probability that each prompt is in the image, NaN where it is unknown; None without
+            a calibration of the model's scores, see `avgrad.presence`.
     """
 
     image: Image.Image
@@ -88,6 +92,7 @@ class Localization:
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     refinement: Mapping[str, Any] = field(default_factory=dict)
+    presence: Tensor | None = None
     # fields that are kept in the JSON as they are
     kept: ClassVar[tuple[str, ...]] = (
         *("layers", "model", "method", "normalized_first", "name", "device", "dtype", "options", "versions", "seconds"),
@@ -162,17 +167,24 @@ class Localization:
             return [(place % self.image.width, place // self.image.width) for place in flat]
         return hottest_pixels(self.maps, (self.image.height, self.image.width))
 
-    def overlay(self, index: int = 0, opacity: float = 0.75, colormap: str = "turbo") -> Image.Image:
+    def overlay(
+        self, index: int = 0, opacity: float = 0.75, colormap: str = "turbo", absent: Absent | None = None
+    ) -> Image.Image:
         """The image with the heatmap of prompt `index` laid over it, as an RGB image of the same size.
 
         Args:
             index: which prompt.
             opacity: of the hottest place, in [0, 1]; cold places stay as they are.
             colormap: a name that matplotlib knows.
+            absent: "grey" to show a prompt in shades of grey where its presence is below 0.5.
 
         Raises:
-            InputError: there is no such colormap, or the opacity is out of range.
+            InputError: there is no such colormap, the opacity is out of range, or `absent` is something else.
         """
+        if absent not in (None, "grey"):
+            raise InputError(f"absent={absent!r} is not accepted; expected 'grey' or None")
+        if absent == "grey" and self.presence is not None and self.presence[index] < 0.5:
+            colormap = "gray"
         return blend(self.image, self.heatmap(index).numpy(), opacity, colormap)
 
     def resized(self, side: int) -> Localization:
@@ -224,6 +236,7 @@ class Localization:
                     "label": prompt.label,
                     "modality": prompt.modality,
                     "score": round(score, 6),
+                    "presence": self._rounded_presence(index),
                     "peak": list(self.peak(index)),
                 }
                 for index, (prompt, score) in enumerate(zip(self.prompts, self.scores.tolist(), strict=True))
@@ -235,6 +248,10 @@ class Localization:
             "versions": dict(self.versions),
             "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
         }
+
+    def _rounded_presence(self, index: int) -> float | None:
+        value = math.nan if self.presence is None else float(self.presence[index])
+        return None if math.isnan(value) else round(value, 6)
 
     def arrays(self, heatmaps: bool = False) -> dict[str, Any]:
         """What the .npz of `save` holds, by name.
@@ -264,6 +281,7 @@ class Localization:
         overlays: int | None = OVERLAYS,
         side: int = SIDE,
         heatmaps: bool = False,
+        absent: Absent | None = None,
         **more: Any,
     ) -> list[Path]:
         """Writes overlays (`overlay_0_LABEL.jpg`, ...), `image.jpg` or `.png`, `heatmaps.npz` and `result.json`.
@@ -277,6 +295,7 @@ class Localization:
             overlays: write those of so many prompts, the first ones; None for all.
             side: the longer side of an overlay in pixels; smaller images keep their size.
             heatmaps: also write `heatmaps` at full size into the .npz, float16 `[P, H, W]`: large and slow.
+            absent: as in `overlay`.
             **more: further entries of the JSON.
 
         Returns:
@@ -292,7 +311,7 @@ class Localization:
 
         def write_overlay(index: int) -> Path:
             path = folder / f"overlay_{index}_{file_words(self.prompts[index].label)}.jpg"
-            return write_atomic(path, partial(small.overlay(index).save, format="JPEG", quality=90))
+            return write_atomic(path, partial(small.overlay(index, absent=absent).save, format="JPEG", quality=90))
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             image = pool.submit(self._save_image, folder)
@@ -328,7 +347,11 @@ class Localization:
                 Prompt(embedding, entry["label"], entry["modality"])
                 for embedding, entry in zip(embeddings, document["prompts"], strict=True)
             ]
+            known = [entry.get("presence") for entry in document["prompts"]]
+            presence = torch.tensor([math.nan if value is None else value for value in known])
             kept = {name: document[name] for name in cls.kept}
+            if not presence.isnan().all():
+                kept["presence"] = presence
             return cls(image, prompts, scores, maps, layer_maps, **kept)
         except (OSError, StopIteration) as error:
             reason = getattr(error, "strerror", None) or "image.jpg is missing"

@@ -58,8 +58,8 @@ def benchmark(
         with_latex: whether to print the table in LaTeX too.
 
     Raises:
-        DataError: nothing could be evaluated, or with `strict` there is a problem.
-        RunError: the folder holds another run.
+        DataError: with `strict` there is a problem.
+        RunError: the folder holds another run, or no item could be evaluated.
     """
     from tqdm import tqdm
 

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -135,6 +136,18 @@ def shown(text: str) -> str:
 def is_text(text: str) -> bool:
     """Whether a field was UTF-8 and holds no control characters."""
     return not any(unicodedata.category(character) in ("Cs", "Cc") for character in text)
+
+
+def number_in(text: str) -> float:
+    """The number in a field; NaN if it is none.
+
+    >>> number_in("1.5"), number_in("many")
+    (1.5, nan)
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def file_size(path: Path) -> int:

@@ -28,7 +28,7 @@ from avgrad.models.model import Model
 from eval.encoder import Encoder
 from eval.layer_ablation import ablated_methods
 from eval.methods import attribute_all
-from eval.scorer import Job, Scorer, slim
+from eval.scorer import Job, Scorer, exit_with_parent, slim
 from eval.store import RunFolder
 from eval.task import Array, Case, DataError, Inputs, Item, Problem, Task
 
@@ -249,7 +249,13 @@ def evaluate(
     if todo:
         bar = _progress(rank, world, len(task.items), settings.batch_size, numbers, todo)
         batches = _Batches(task, Inputs.of(model), settings.batch_size, todo)
-        loader = DataLoader(batches, batch_size=None, num_workers=min(workers, len(todo)), collate_fn=_as_it_is)
+        loader = DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=min(workers, len(todo)),
+            collate_fn=_as_it_is,
+            worker_init_fn=exit_with_parent,
+        )
         encode = Encoder(model, task.class_names)
         with cpu_threads(settings.threads), bar as progress:
             with Scorer(task, folder) as scorer:

@@ -136,7 +136,7 @@ class RunFolder:
         """The results of all batches.
 
         Raises:
-            RunError: some are not done yet.
+            RunError: some are not done yet, or no item could be evaluated.
         """
         count = self.manifest["num_batches"]
         missing = sum(not self.has(number) for number in range(count))
@@ -144,7 +144,10 @@ class RunFolder:
             raise RunError(
                 f"{self.path} lacks {missing} of {count} batches; finish the run by the command that began it"
             )
-        return Measures.of(self)
+        measures = Measures.of(self)
+        if not len(measures):
+            raise RunError(f"{self.path} has no results: no item could be evaluated, {len(measures.problems)} problems")
+        return measures
 
 
 class Items(Sequence[Mapping[str, Any]]):
@@ -259,9 +262,10 @@ class Measures:
             chosen: positions of the items.
         """
         numbers = self._chosen if chosen is None else self._chosen[chosen]
+        order = np.argsort(numbers, kind="stable")  # each file is read once
         values: Array = np.empty(0)
-        for position, row in enumerate(self._rows(f"measure {name}", numbers)):
-            if position == 0:
+        for position, row in zip(order, self._rows(f"measure {name}", numbers[order]), strict=True):
+            if not len(values):
                 values = np.empty((len(numbers), *row.shape), dtype=row.dtype)
             values[position] = row
         return values

@@ -255,11 +255,7 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def summarize(cls, measures: Measures) -> list[Row]:
-        """The table, the method's first row first. Reads measures a few at a time, so that memory stays bounded.
-
-        Raises:
-            DataError: there are no items.
-        """
+        """The table, the method's first row first. Reads measures a few at a time, so that memory stays bounded."""
 
     @classmethod
     @abstractmethod

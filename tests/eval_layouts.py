@@ -196,8 +196,8 @@ def write_openimages(root: Path, count: int, seed: int = 0) -> Path:
     for number in range(count):
         write_image(root / "validation" / f"{number:016x}.jpg", rng)
         for label in list(labels)[: 1 + number % 2]:
-            answers = ["yes", *rng.choice(["yes", "no", "unsure"], 6)]
-            for (x, y), answer in zip(rng.uniform(0, 1, (7, 2)).round(6), answers, strict=True):
+            answers = ["yes", *rng.choice(["yes", "no", "unsure"], 29)]
+            for (x, y), answer in zip(rng.uniform(0, 1, (30, 2)).round(6), answers, strict=True):
                 lines.append(f"{number:016x},{x},{y},{label},{answer},ih,1,0,0,")
     (root / "oidv7-val-annotations-point-labels.csv").write_text("\n".join(lines) + "\n")
     descriptions = "".join(f"{label},{name}\n" for label, name in labels.items())

@@ -1,13 +1,17 @@
-"""Small random PE-AV models in the published layout, which transformers itself defines and saves."""
+"""Small random PE-AV models in the published layout, which transformers itself defines and saves, and the oracle."""
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import library_oracle_clip as oracle
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor, nn
 from transformers import (
     PeAudioFeatureExtractor,
     PeAudioVideoConfig,
@@ -84,3 +88,46 @@ def save(folder: Path, size: str = "small") -> Path:
     original(size).save_pretrained(folder)
     processor().save_pretrained(folder)
     return folder
+
+
+def video_embedding(video: Any, frames: Tensor) -> Tensor:
+    """transformers' own embeddings `[N, D]`, at unit length, of frames `[N, F, 3, h, w]`, by its PeVideoModel."""
+    with torch.no_grad():
+        return F.normalize(video.video_head(video.video_encoder(frames).pooler_output), dim=-1)
+
+
+class Logits(NamedTuple):
+    logits: Tensor
+
+
+class Given(nn.Module):
+    """Stands in for the frame tower and gives what it was given."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.given = logits
+
+    def forward(self, _: Tensor) -> Logits:
+        return Logits(self.given)
+
+
+def legrad(video: Any, frames: Tensor, prompts: Tensor) -> Tensor:
+    """The oracle's raw maps `[F, P, L, patches]` of one video `[1, F, 3, h, w]`: autograd through transformers' own
+    video encoder, with what timm's own pooler makes of each layer's tokens in place of its frame tower's output.
+
+    Args:
+        video: transformers' PeVideoModel.
+    """
+    video = copy.deepcopy(video)
+    encoder = copy.copy(video.video_encoder)
+    encoder._modules = dict(encoder._modules)
+    embedder = encoder._modules["embedder"] = copy.copy(encoder.embedder)
+    tower = embedder.vision_model.timm_model
+    tower.attn_pool.requires_grad_(True)
+
+    def head(tokens: Tensor) -> Tensor:
+        embedder._modules = {**embedder._modules, "vision_model": Given(tower.head(tower.attn_pool(tokens)))}
+        return video.video_head(encoder(frames).pooler_output)
+
+    # the pooler sees the class token too, whose share is dropped
+    return oracle.legrad_pooled(lambda: tower(frames[0]), tower.blocks, head, prompts, num_prefix_tokens=1)

@@ -91,6 +91,7 @@ def test_figures_are_those_of_the_library(tmp_path: Path, model: Any) -> None:
     for row, values in ((rows[0], by_class), (rows[1], list(counts.values()))):
         expected = np.array([point_iou(value) for value in values]).mean(axis=0)
         assert (row["p_miou"], row["p_miou_with_background"]) == pytest.approx(tuple(expected), abs=1e-12)
+        assert 0 < row["p_miou"] < row["p_miou_with_background"] < 1
     assert [row["mean over"] for row in rows] == ["classes", "images"] * 2
     assert [part["class_name"] for part in rows[0]["details"]] == ["Dog", "Drum"]
     measures = RunFolder.open(tmp_path / "run").measures()

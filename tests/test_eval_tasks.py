@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from eval_layouts import write_vggss
+from eval_small import small_model
+
+from eval.__main__ import benchmark
 from eval.report import percent, table
+from eval.runner import Settings
+from eval.store import RunError
 from eval.task import Row, get_task, list_tasks
+from eval.tasks.vggss import VggSs
 
 
 @pytest.mark.parametrize("name", list_tasks())
@@ -37,5 +45,15 @@ def test_methods_trained_with_masks_are_marked() -> None:
 @pytest.mark.parametrize("name", list_tasks())
 def test_what_the_list_shows(name: str) -> None:
     task = get_task(name)
-    assert task.source.startswith(("http://", "https://")) and task.layout and task.measures
+    assert task.source.startswith(("http://", "https://", "synthetic", "avgrad scenes "))
+    assert task.layout and task.measures
     assert task.modalities and set(task.modalities) <= {"audio", "text"}
+
+
+def test_a_run_without_results_is_refused(tmp_path: Path) -> None:
+    task = VggSs(write_vggss(tmp_path / "data", 2))
+    for item in task.items:
+        (tmp_path / "data" / item.file).write_bytes(b"\xff\xd8\xff nothing")
+    for _ in range(2):  # resumed, too
+        with pytest.raises(RunError, match="no item could be evaluated, 2 problems"):
+            benchmark(small_model(), task, tmp_path / "run", Settings(("cosine",)), {}, workers=1)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import library_oracle_clip as oracle
 import numpy as np
 import pe_av_small as small
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PeAudioFeatureExtractor
 
 import avgrad
@@ -47,43 +46,6 @@ def wrap(size: str, dtype: torch.dtype = torch.float32) -> tuple[PeAv, Any]:
     return PeAv(model, image, processor.feature_extractor, processor.tokenizer), own
 
 
-class Logits(NamedTuple):
-    logits: Tensor
-
-
-class Given(nn.Module):
-    """Stands in for the frame tower and gives what it was given."""
-
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__()
-        self.given = logits
-
-    def forward(self, _: Tensor) -> Logits:
-        return Logits(self.given)
-
-
-def video_legrad(own: Any, frames: Tensor, prompts: Tensor) -> Tensor:
-    """The oracle's raw maps `[F, P, L, patches]` of one video `[1, F, 3, h, w]`: autograd through transformers' own
-    video encoder, with what timm's own pooler makes of each layer's tokens in place of its frame tower's output."""
-    video = copy.deepcopy(own.video_model).requires_grad_(True)
-    encoder = copy.copy(video.video_encoder)
-    encoder._modules = dict(encoder._modules)
-    embedder = encoder._modules["embedder"] = copy.copy(encoder.embedder)
-    tower = embedder.vision_model.timm_model
-
-    def head(tokens: Tensor) -> Tensor:
-        embedder._modules = {**embedder._modules, "vision_model": Given(tower.head(tower.attn_pool(tokens)))}
-        return video.video_head(encoder(frames).pooler_output)
-
-    # the pooler sees the class token too, whose share is dropped
-    return oracle.legrad_pooled(lambda: tower(frames[0]), tower.blocks, head, prompts, num_prefix_tokens=1)
-
-
-def library_video(own: Any, frames: Tensor) -> Tensor:
-    with torch.no_grad():
-        return F.normalize(own.video_model.video_head(own.video_model.video_encoder(frames).pooler_output), dim=-1)
-
-
 def prompts_of(width: int, dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(3)
     return F.normalize(torch.randn(3, width, generator=generator, dtype=dtype), dim=-1)
@@ -102,7 +64,7 @@ DTYPES = pytest.mark.parametrize("dtype", TOLERANCES, ids=["float32", "float64"]
 def test_embedding_is_the_librarys(size: str, num_frames: int, dtype: torch.dtype) -> None:
     ours, own = wrap(size, dtype)
     frames = torch.randn(2, num_frames, 3, 28, 28, dtype=dtype, generator=torch.Generator().manual_seed(0))
-    expected = library_video(own, frames).repeat_interleave(num_frames, dim=0)
+    expected = small.video_embedding(own.video_model, frames).repeat_interleave(num_frames, dim=0)
     found = ours.video_view(num_frames).encode(frames.flatten(0, 1))
     assert torch.allclose(found, expected, rtol=0, atol=TOLERANCES[dtype])
     if num_frames == 1:
@@ -116,7 +78,7 @@ def test_legrad_is_autograd_through_the_librarys_modules(size: str, num_frames: 
     ours, own = wrap(size, dtype)
     frames = torch.randn(2, num_frames, 3, 28, 28, dtype=dtype, generator=torch.Generator().manual_seed(1))
     prompts = prompts_of(ours.vision.embed_dim, dtype)
-    expected = torch.cat([video_legrad(own, video[None], prompts) for video in frames])
+    expected = torch.cat([small.legrad(own.video_model, video[None], prompts) for video in frames])
     found = avgrad.attribute(ours.video_view(num_frames), frames.flatten(0, 1), prompts, per_layer=True)
     scale = float(expected.max())
     assert scale > 1e-4
@@ -179,7 +141,7 @@ def test_view_of_the_librarys_modules() -> None:
     pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(7))
     for module in (own, own.video_model):
         found = avgrad.view(module).encode(pixels)
-        assert torch.allclose(found, library_video(own, pixels[:, None]), rtol=0, atol=1e-5)
+        assert torch.allclose(found, small.video_embedding(own.video_model, pixels[:, None]), rtol=0, atol=1e-5)
     hooked = copy.deepcopy(own)
     hooked.video_model.video_encoder.layers[0].mlp.register_forward_hook(lambda *_: None)
     with pytest.raises(UnsupportedModelError, match="forward hooks"):

@@ -14,7 +14,7 @@ from avgrad.bulk.run import Run, read_run
 from avgrad.engine.methods import parse_option
 from avgrad.errors import InputError, MediaError
 from avgrad.localization import Localization
-from avgrad.localizer import Localizer, at_least_one
+from avgrad.localizer import Localizer, at_least
 from avgrad.media import as_list
 from avgrad.models.model import Model
 from avgrad.models.registry import load
@@ -80,7 +80,7 @@ def find(
         MediaError, PromptError, UnsupportedModelError, CheckpointError: as `Localizer`.
     """
     run = run if isinstance(run, Run) else read_run(run)
-    top = at_least_one("top", top)
+    top = at_least("top", top)
     sources = {"audio": audio, "text": text, "speech": speech, "image": image}
     if model is None:
         about = run.manifest["model"]

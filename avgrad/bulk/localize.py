@@ -19,7 +19,7 @@ from avgrad.bulk.shard import Explainer
 from avgrad.bulk.sources import list_items
 from avgrad.encoders.text import check_templates
 from avgrad.errors import InputError, out_of_memory
-from avgrad.localizer import Localizer, at_least_one
+from avgrad.localizer import Localizer, at_least
 from avgrad.models.devices import cpu_threads
 from avgrad.prompts import Prompt
 from avgrad.stream import computed_ahead
@@ -78,7 +78,7 @@ def localize_all(
         InputError: a wrong argument, a source that cannot be read, or a folder that holds something else.
     """
     numbers = {"batch_size": batch_size, "workers": workers, "shard_size": shard_size}
-    batch_size, workers, shard_size = (at_least_one(name, value) for name, value in numbers.items())
+    batch_size, workers, shard_size = (at_least(name, value) for name, value in numbers.items())
     items = list_items([sources] if isinstance(sources, str | os.PathLike) else sources)
     templates = check_templates(templates)
     sources_of_prompts = {"audio": audio, "text": text, "speech": speech, "image": image}

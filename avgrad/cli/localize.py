@@ -80,6 +80,16 @@ def localize(
         str | None,
         typer.Option(help="Make heatmaps follow the image's edges: guided, grabcut, random_walker or sam2."),
     ] = None,
+    presence: Annotated[
+        Literal["auto", "reference"],
+        typer.Option(
+            help="Where the probability that a prompt is in the image comes from: a calibration of the model, if there "
+            "is one, or a comparison with everyday names."
+        ),
+    ] = "auto",
+    absent: Annotated[
+        Literal["color", "grey"], typer.Option(help="How overlays show prompts that are probably absent.")
+    ] = "color",
     overlays: Annotated[
         int | None,
         typer.Option(
@@ -147,7 +157,14 @@ def localize(
         dtype=dtype,
         methods=options,
         refine=refine,
-        settings={"layers": parse_layers(layers), "pooling": pooling, "size": size, "keep": False},
+        settings={
+            "layers": parse_layers(layers),
+            "pooling": pooling,
+            "size": size,
+            "keep": False,
+            "presence": presence,
+        },
+        absent=None if absent == "color" else absent,
         seconds={"import": time.perf_counter() - started},
     )
     if is_collection(source):
@@ -202,6 +219,7 @@ class Request:
         methods: their options by name, in the order given.
         refine: the refinement of heatmaps; None for none.
         settings: further arguments of `Localizer`.
+        absent: as in `Localization.overlay`.
         seconds: what each stage took so far.
     """
 
@@ -215,6 +233,7 @@ class Request:
     methods: dict[str, dict[str, Any]]
     refine: str | None
     settings: dict[str, Any]
+    absent: Literal["grey"] | None
     seconds: dict[str, float]
 
     @property
@@ -233,7 +252,7 @@ class Request:
 
         name = self.model or default_model(self.checkpoint)
         sounds = all_towers or own_sound or self.prompts["audio"] or self.prompts["speech"]
-        texts = all_towers or self.prompts["text"]
+        texts = all_towers or self.prompts["text"] or self.settings["presence"] == "reference"
         towers = ["vision", *(["audio"] if sounds else []), *(["text"] if texts else [])]
         started = time.perf_counter()
         loaded = load(name, checkpoint=self.checkpoint, device=self.device, dtype=self.dtype, towers=towers)
@@ -263,7 +282,7 @@ def _localize_image(request: Request, layers_grid: bool, overlays: int, heatmaps
         seconds = {**result.seconds, **request.seconds}
         results.append(replace(result, name=source_name(request.source), seconds=seconds))
     try:
-        _save(results, out, layers_grid, overlays, heatmaps)
+        _save(results, request, layers_grid, overlays, heatmaps)
     except OSError as error:
         if out_of_memory(error):
             raise
@@ -275,14 +294,15 @@ def _localize_image(request: Request, layers_grid: bool, overlays: int, heatmaps
         note(f"overlays of the first {overlays} of {len(results[0].prompts)} prompts; --overlays N writes more")
 
 
-def _save(results: list[Localization], out: Path, layers_grid: bool, overlays: int, heatmaps: bool) -> None:
+def _save(results: list[Localization], request: Request, layers_grid: bool, overlays: int, heatmaps: bool) -> None:
     """One result into `out`, or each of several into a folder of its own, and the images that show them together."""
     from avgrad.files import write_atomic
     from avgrad.panels import layer_panel, method_panel
 
+    out, absent = request.out, request.absent
     for result in results:
         folder = out if len(results) == 1 else out / result.method
-        result.save(folder, overlays=overlays, heatmaps=heatmaps, peak_memory_bytes=_peak_memory())
+        result.save(folder, overlays=overlays, heatmaps=heatmaps, absent=absent, peak_memory_bytes=_peak_memory())
         if layers_grid:
             write_atomic(folder / "layers.png", partial(layer_panel(result).save, format="PNG"))
     if len(results) > 1:
@@ -305,9 +325,11 @@ def _print(result: Localization) -> None:
     from rich.table import Table
 
     table = Table(title=f"{result.model}, {result.method}")
-    for column, justify in (("prompt", "left"), ("by", "left"), ("score", "right"), ("peak at x, y", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    columns = ["prompt", "by", "score", *([] if result.presence is None else ["present"]), "peak at x, y"]
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("prompt", "by") else "right")
     for index, (prompt, score) in enumerate(zip(result.prompts, result.scores, strict=True)):
         x, y = result.peak(index)
-        table.add_row(escape(prompt.label), prompt.modality, f"{score:.3f}", f"{x}, {y}")
+        present = [] if result.presence is None else [f"{100 * float(result.presence[index]):.0f} %"]
+        table.add_row(escape(prompt.label), prompt.modality, f"{score:.3f}", *present, f"{x}, {y}")
     Console().print(table)

@@ -33,6 +33,10 @@ class LogMelClips:
         """Log-mel clips `[3, 1, 128, 204]`; see `log_mel_clips`."""
         return log_mel_clips(audio, span)
 
+    def clip_times(self, duration: float) -> list[tuple[float, float]]:
+        """Begin and end of each clip in seconds; see the function `clip_times`."""
+        return clip_times(duration)
+
     def clip(self, waveform: torch.Tensor) -> torch.Tensor:
         """The log-mel spectrogram of one clip, `[1, 1, 128, 204]`, of a waveform `[channels, samples]` at 16 kHz."""
         return log_mel(waveform)[None]

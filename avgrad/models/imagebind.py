@@ -249,6 +249,12 @@ class ImageBind(nn.Module, NamesSounds):
         return tuple(tower for tower in self.towers if tower != "vision")
 
     @property
+    def understands_words(self) -> bool:
+        """Whether the embedding of recorded words is of what they say: the bundled model was trained with spoken
+        phrases, ImageBind with sounds of all kinds."""
+        return self.name == "mini"
+
+    @property
     def vision(self) -> ViTView:
         """The vision tower as the attribution methods see it."""
         trunk, head = self.modality_trunks["vision"], self.modality_heads["vision"]

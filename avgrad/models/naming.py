@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avgrad.encoders.text import check_texts, encode_labels
+from avgrad.encoders.text import BATCH, check_texts
 from avgrad.errors import InputError, PromptError
 from avgrad.media import Audio, open_audio
 
@@ -38,6 +38,28 @@ def sound_names() -> tuple[str, ...]:
     """The built-in names of everyday sounds."""
     lines = Path(__file__).with_name("sound_names.txt").read_text(encoding="utf-8").splitlines()
     return tuple(line for line in lines if line and not line.startswith("#"))
+
+
+class KeptLabels:
+    """Embeddings of the labels that were asked for last, kept while the model's weights stay."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[str, ...], Tensor] | None = None
+
+    def __call__(self, encode: Callable[[Sequence[str]], Tensor], labels: Sequence[str]) -> Tensor:
+        """The labels' embeddings `[N, D]`, float32, on the CPU.
+
+        Args:
+            encode: the model's, texts to embeddings.
+            labels: N labels.
+        """
+        key, first = tuple(labels), encode(labels[:1]).cpu()
+        # the first one is always encoded again: it shows whether other weights were loaded
+        kept = self._kept
+        if kept is None or kept[0] != key or not torch.allclose(kept[1][:1], first, rtol=0, atol=1e-4):
+            parts = [encode(labels[start : start + BATCH]).cpu() for start in range(0, len(labels), BATCH)]
+            self._kept = kept = key, torch.cat(parts).float()
+        return kept[1]
 
 
 class NamesSounds:
@@ -101,30 +123,8 @@ class NamesSounds:
         else:
             with open_audio(sound) as opened:
                 embedding = self.encode_sound(opened)  # type: ignore[attr-defined]
-        cosines = self._label_embeddings(names) @ embedding.cpu()
+        kept: KeptLabels = self.__dict__.setdefault("_names", KeptLabels())
+        cosines = kept(self.encode_text_for_sounds, names) @ embedding.cpu()
         probabilities = torch.softmax(self.naming_scale * cosines.double(), dim=0)
         order = probabilities.argsort(descending=True, stable=True)[:count].tolist()
         return [SoundName(names[place], float(probabilities[place])) for place in order]
-
-    def _label_embeddings(self, names: Sequence[str]) -> Tensor:
-        """The names' embeddings `[N, D]` on the CPU; those of the last call are kept while the weights stay."""
-        key, first = tuple(names), self._encode_names(names[:1])
-        kept: tuple[tuple[str, ...], Tensor] | None = self.__dict__.get("_names")
-        # the first one is always encoded again: it shows whether other weights were loaded
-        if kept is None or kept[0] != key or not torch.allclose(kept[1][:1], first, rtol=0, atol=1e-4):
-            kept = key, self._encode_names(names)
-            self.__dict__["_names"] = kept
-        return kept[1]
-
-    def _encode_names(self, names: Sequence[str]) -> Tensor:
-        return encode_labels(_ForSounds(self), names).cpu()
-
-
-class _ForSounds:
-    """A model whose texts are for sounds."""
-
-    def __init__(self, model: NamesSounds) -> None:
-        self._model = model
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        return self._model.encode_text_for_sounds(texts)

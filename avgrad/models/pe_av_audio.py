@@ -48,6 +48,11 @@ class Waveforms:
         starts = [index * (num_samples - length) // (count - 1) for index in range(count)]
         return [(start, start + length) for start in starts]
 
+    def clip_times(self, duration: float) -> list[tuple[float, float]]:
+        """Begin and end of each window in seconds, of a sound of so many seconds."""
+        windows = self.windows(max(round(duration * self.sample_rate), 1))
+        return [(first / self.sample_rate, stop / self.sample_rate) for first, stop in windows]
+
     def __call__(self, audio: Audio, span: tuple[float, float] | None = None) -> Tensor:
         """The windows' waveforms, float32 `[windows, samples]`; only the windows are decoded."""
         frames = (0, audio.num_frames) if span is None else audio.frames_of(*span)

@@ -18,7 +18,7 @@ from torch import Tensor
 from avgrad.engine.view import ViTView
 from avgrad.errors import InputError, MediaError, MediaWarning, UnsupportedModelError
 from avgrad.localization import Localization, versions
-from avgrad.localizer import Localizer
+from avgrad.localizer import Localizer, at_least
 from avgrad.media.video import FrameReader, Video, frames_at, open_video, ticks, upright
 from avgrad.models.model import Model
 from avgrad.prompts import Prompt
@@ -57,16 +57,8 @@ class _Frame:
     sound: Tensor | None
 
 
-class Moments(Iterator[Moment]):
-    """Iterates over the moments of a video; `localize_video` makes it. A context manager, which ends its threads.
-
-    Attributes:
-        video: what is analysed.
-        prompts: those that hold for all frames.
-        own_sound: whether the video's own sound is a prompt too, the first one.
-        count: about how many moments there will be.
-        note: why it ended before the end of the video; empty where it did not.
-    """
+class _Pipeline:
+    """What `Moments` reads: frames are decoded in a thread, converted in others, and explained in the caller's."""
 
     def __init__(
         self,
@@ -84,12 +76,11 @@ class Moments(Iterator[Moment]):
         frames: int,
     ) -> None:
         self.video, self.prompts, self.own_sound, self.note = video, prompts, own_sound, ""
-        self.count = max(ticks(video.duration, fps) - first, 0)
         self._localizer, self._fps, self._first = localizer, fps, first
         limit = max(1, _AHEAD_BYTES // (3 * video.width * video.height))
         self._frames = frames
         self._batch_size = math.ceil(min(batch_size, limit) / frames) * frames
-        self._options = {"fps": fps, "silence": silence, "smoothing": smoothing}
+        self._options = {"fps": fps, "frames": frames, "silence": silence, "smoothing": smoothing}
         self._reader = FrameReader(video, first / fps)
         self._sound = None
         try:
@@ -100,12 +91,6 @@ class Moments(Iterator[Moment]):
             raise
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="avgrad-frame")
         self._ahead = Ahead(self._decoded(), min(2 * batch_size, limit), "avgrad-video")
-        self._moments = smoothed(self._located(), fps, smoothing)
-
-    @property
-    def model(self) -> Model:
-        """What explains the frames."""
-        return self._localizer.model
 
     # ------------------------------------------------------------------ in other threads
 
@@ -130,7 +115,8 @@ class Moments(Iterator[Moment]):
 
     # ------------------------------------------------------------------ in the caller's thread
 
-    def _located(self) -> Iterator[Moment]:
+    def moments(self) -> Iterator[Moment]:
+        """The moments, in order."""
         batch: list[_Frame] = []
         embeddings: dict[int, tuple[Tensor, Tensor]] = {}  # of the last windows, by their identity
         for future in self._ahead:
@@ -141,8 +127,6 @@ class Moments(Iterator[Moment]):
         if batch:
             yield from self._batch(batch, embeddings)
         self.note = self._reader.note or (self._sound.note if self._sound is not None else "")
-        if self.note:
-            warnings.warn(self.note, MediaWarning, stacklevel=4)
 
     def _batch(self, frames: Sequence[_Frame], embeddings: dict[int, tuple[Tensor, Tensor]]) -> list[Moment]:
         start = time.perf_counter()
@@ -230,15 +214,6 @@ class Moments(Iterator[Moment]):
         values.update(options={**result.options, **self._options}, seconds=seconds)
         return Moment(**values, time=frame.time, silent=silent)
 
-    # ------------------------------------------------------------------ the iterator
-
-    def __next__(self) -> Moment:
-        try:
-            return next(self._moments)
-        except BaseException:
-            self.close()
-            raise
-
     def close(self) -> None:
         """Ends the threads and closes the files; closing twice does no harm."""
         self._ahead.close()
@@ -247,6 +222,46 @@ class Moments(Iterator[Moment]):
         if self._sound is not None:
             self._sound.close()
 
+
+class Moments(Iterator[Moment]):
+    """Iterates over the moments of a video; `localize_video` makes it. A context manager, which ends its threads.
+
+    Its threads also end when it is exhausted, by an error, and when nobody holds it any more.
+
+    Attributes:
+        video: what is analysed.
+        model: what explains it.
+        prompts: those that hold for all frames.
+        own_sound: whether the video's own sound is a prompt too, the first one.
+        count: about how many moments there will be.
+        note: why it ended before the end of the video; empty where it did not.
+    """
+
+    # nothing that the threads hold refers to this object, so that it can be forgotten
+
+    def __init__(
+        self, localizer: Localizer, video: Video, prompts: list[Prompt], own_sound: bool, fps: float, **options: Any
+    ) -> None:
+        self.video, self.model, self.prompts, self.own_sound = video, localizer.model, prompts, own_sound
+        self.count, self.note = max(ticks(video.duration, fps) - options["first"], 0), ""
+        smoothing = options["smoothing"]
+        self._pipeline = _Pipeline(localizer, video, prompts, own_sound, fps=fps, **options)
+        self._moments = smoothed(self._pipeline.moments(), fps, smoothing)
+
+    def __next__(self) -> Moment:
+        try:
+            return next(self._moments)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, StopIteration) and self._pipeline.note and not self.note:
+                self.note = self._pipeline.note
+                warnings.warn(self.note, MediaWarning, stacklevel=2)
+            raise
+
+    def close(self) -> None:
+        """Ends the threads and closes the files; closing twice does no harm."""
+        self._pipeline.close()
+
     def __enter__(self) -> Moments:
         return self
 
@@ -254,7 +269,7 @@ class Moments(Iterator[Moment]):
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_moments"):  # it was made as a whole
+        if hasattr(self, "_pipeline"):  # it was made as a whole
             self.close()
 
 
@@ -345,8 +360,8 @@ def localize_video(
         track=track,
         silence=float(silence),
         smoothing=float(smoothing),
-        batch_size=batch_size,
-        first=first,
+        batch_size=at_least("batch_size", batch_size, 1),
+        first=at_least("first", first, 0),
         frames=_checked_frames(frames, first, localizer.model),
     )
 

@@ -157,8 +157,6 @@ LABEL/UID/audio.wav"""
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
         """A row for each method."""
-        if not len(measures):
-            raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
         background = int(measures.take("background", np.array([0]))[0])
         rows = []
         for method in measures.all_methods:

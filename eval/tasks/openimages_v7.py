@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from avgrad.errors import MediaError
 from avgrad.media import load_image
 from eval.encoder import TEMPLATE
 from eval.metrics.points import point_counts, point_iou
-from eval.reading import check_rows, checked_name, is_text, read_rows, shown, stream_table
+from eval.reading import check_rows, checked_name, is_text, number_in, read_rows, shown, stream_table
 from eval.store import Measures
 from eval.task import (
     Array,
@@ -111,7 +110,7 @@ class OpenImagesV7(Task):
         self.items, problems, self.num_rows, digest = check_rows(
             self.name,
             self.root / POINTS,
-            table.rows(),
+            table.rows,
             lambda number, fields: PointImage(number, *fields),
             lambda item: [self._path(item.image)],
             limit,
@@ -176,8 +175,6 @@ class OpenImagesV7(Task):
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
         """A row for each method and kind of mean."""
-        if not len(measures):
-            raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
         rows = []
         for method in measures.all_methods:
             names, counts, _, classes = cls._sums(measures, method)
@@ -237,72 +234,75 @@ class _PointTable:
 
     Attributes:
         points: as `OpenImagesV7.points`.
+        rows: for each image with a positive point the number of its first row and the fields of its item.
         problems: of rows that cannot be used.
     """
 
     def __init__(self, root: Path) -> None:
-        names = {row[0]: row[1] for row in read_rows(root / DESCRIPTIONS) if len(row) > 1 and is_text(row[1])}
+        self._names = {row[0]: row[1] for row in read_rows(root / DESCRIPTIONS) if len(row) > 1 and is_text(row[1])}
+        self._images: dict[str, int] = {}
+        self._labels: dict[tuple[str, str], int] = {}
         self.problems: list[Problem] = []
-        images: dict[str, int] = {}
-        labels: dict[tuple[str, str], int] = {}
         numbers, found = array("q"), array("d")
         needed = ("ImageId", "X", "Y", "Label", "EstimatedYesNo", "TextLabel")
         for number, fields in stream_table(root / POINTS, needed):
             try:
-                point = _point(fields, names)
+                point = self._point(fields)
             except DataError as error:
                 self.problems.append(Problem(number, "unreadable row", str(error)))
                 continue
             if point is not None:
-                image, label, x, y, positive = point
                 numbers.append(number)
-                places = images.setdefault(image, len(images)), labels.setdefault(label, len(labels))
-                found.extend((*places, x, y, positive))
-        self._images, self._labels = list(images), list(labels)
-        table, rows = np.array(found).reshape(-1, 5), np.array(numbers)
-        order = np.argsort(table[:, 0], kind="stable")
-        table, rows = table[order], rows[order]
-        _, first, inverse = np.unique(table, axis=0, return_index=True, return_inverse=True)
-        for place in np.flatnonzero(first[inverse.ravel()] != np.arange(len(table))):
-            same = rows[first[inverse.ravel()[place]]]
-            message = f"the same as row {same}; it is left out"
-            self.problems.append(Problem(int(rows[place]), "duplicate row", message))
-        kept = np.sort(first)
-        self._table, self._rows = table[kept], rows[kept]
-        self.points = np.empty((len(kept), 4))
-
-    def rows(self) -> Iterator[tuple[int, Any]]:
-        """For each image with a positive point the number of its first row and the fields of its item."""
-        starts = np.searchsorted(self._table[:, 0], np.arange(len(self._images) + 1))
-        for index, (start, stop) in enumerate(pairwise(starts.tolist())):
-            own = self._table[start:stop]
-            labels = list(dict.fromkeys(own[own[:, 4] > 0, 1].tolist()))
-            places = [labels.index(label) if label in labels else -1 for label in own[:, 1].tolist()]
+                found.extend(point)
+        table, rows = self._without_duplicates(np.array(found).reshape(-1, 5), np.array(numbers))
+        images, labels = list(self._images), list(self._labels)
+        self.points, self.rows = np.empty((len(table), 4)), []
+        starts = np.searchsorted(table[:, 0], np.arange(len(images) + 1))
+        for image, (start, stop) in zip(images, pairwise(starts.tolist()), strict=True):
+            own = table[start:stop]
+            present = list(dict.fromkeys(own[own[:, 4] > 0, 1].tolist()))
+            places = [present.index(label) if label in present else -1 for label in own[:, 1].tolist()]
             self.points[start:stop] = np.column_stack([own[:, 2:4], places, own[:, 4]])
-            if labels:
-                classes = tuple(self._labels[int(label)] for label in labels)
-                yield int(self._rows[start]), (self._images[index], classes, start, stop)
+            if present:
+                classes = tuple(labels[int(label)] for label in present)
+                self.rows.append((int(rows[start]), (image, classes, start, stop)))
 
+    def _point(self, fields: list[str]) -> tuple[float, ...] | None:
+        """The places of image and label in their lists, x, y and 1 for a positive point; None for unsure annotators."""
+        image, x, y, label, answer, text = fields
+        if answer == "unsure":
+            return None
+        if answer not in ANSWERS:
+            raise DataError(f"EstimatedYesNo is {shown(answer)}; yes, no or unsure is expected")
+        pair = label, self._names.get(label) or text.strip()
+        if pair not in self._labels and not (pair[1] and all(map(is_text, pair))):
+            raise DataError(f"Label is {shown(label)}; a label of {DESCRIPTIONS} or a TextLabel is expected")
+        if image not in self._images:
+            checked_name("ImageId", image)
+        place = _fraction("X", x), _fraction("Y", y)
+        return (
+            self._images.setdefault(image, len(self._images)),
+            self._labels.setdefault(pair, len(self._labels)),
+            *place,
+            ANSWERS[answer],
+        )
 
-def _point(fields: list[str], names: Mapping[str, str]) -> tuple[str, tuple[str, str], float, float, bool] | None:
-    """Image, label and name of the class, x, y and whether it is there; None if annotators are unsure."""
-    image, x, y, label, answer, text = fields
-    if answer == "unsure":
-        return None
-    if answer not in ANSWERS:
-        raise DataError(f"EstimatedYesNo is {shown(answer)}; yes, no or unsure is expected")
-    name = names.get(label) or text.strip()
-    if not name or not is_text(name) or not is_text(label):
-        raise DataError(f"Label is {shown(label)}; a label of {DESCRIPTIONS} or a TextLabel is expected")
-    place = [_fraction(field, value) for field, value in (("X", x), ("Y", y))]
-    return checked_name("ImageId", image), (label, name), place[0], place[1], answer == "yes"
+    def _without_duplicates(self, table: Array, rows: Array) -> tuple[Array, Array]:
+        """Points by image, without those equal to an earlier one, which are reported; their rows alike."""
+        order = np.lexsort(table.T[::-1])  # by image first; equal ones in their order
+        sorted_points = table[order]
+        is_first = np.append(True, (sorted_points[1:] != sorted_points[:-1]).any(axis=1))[: len(order)]
+        firsts = np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))
+        for place in np.flatnonzero(~is_first):
+            message = f"the same as row {rows[order[firsts[place]]]}; it is left out"
+            self.problems.append(Problem(int(rows[order[place]]), "duplicate row", message))
+        kept = np.sort(order[is_first])
+        by_image = kept[np.argsort(table[kept, 0], kind="stable")]
+        return table[by_image], rows[by_image]
 
 
 def _fraction(field: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = number_in(text)
     if not 0 <= value <= 1:
         raise DataError(f"{field} is {shown(text)}; a number from 0 to 1 is expected")
     return value

@@ -172,15 +172,13 @@ class Scenes(Task):
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
         """A row for each kind of prompt and method, and one of the central blob."""
-        if not len(measures):
-            raise DataError("no scene could be evaluated")
         classes = measures.take("classes")
         kinds = cls._kinds(measures)
         with cpu_threads(1), ThreadPoolExecutor(os.cpu_count()) as pool:
             rows = []
             for place, kind in enumerate(kinds):
                 score = cls._roc_auc(measures, classes, place)  # of all methods
-                for method in measures.methods:
+                for method in measures.all_methods:
                     rows.append(cls._row(pool, measures, classes, method, kind, place, score))
                     score = math.nan
             return [*rows, cls._row(pool, measures, classes, BLOB, "none", 0, math.nan)]
