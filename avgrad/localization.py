@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -352,6 +352,7 @@ def _short(label: str) -> str:
     return label if len(label) <= 40 else label[:39] + "…"
 
 
+@lru_cache(maxsize=64)  # many images have the same size
 def _ends(cells: int, pixels: int) -> tuple[list[int], Tensor]:
     """The first and the last pixel between each two cells of a row that is bilinearly upsampled.
 

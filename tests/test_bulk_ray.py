@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_collection(tmp_path_factory.mktemp("collection"), 200)
+    return make_collection(tmp_path_factory.mktemp("collection"), 120)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_equal_rows_on_two_nodes_although_workers_are_killed(
             seen.update(node for node, processes in alive.items() if processes)
             done = len(list((out / "shards").glob("*.parquet"))) if out.exists() else 0
             victims = [process for processes in alive.values() for process in processes]
-            if victims and done >= 3 and len(killed) < 2 and (not killed or time.monotonic() > killed[-1] + 2):
+            if victims and done >= 2 and len(killed) < 2 and (not killed or time.monotonic() > killed[-1] + 2):
                 with suppress(ProcessLookupError):
                     os.kill(victims[0].pid, signal.SIGKILL)
                 killed.append(time.monotonic())
@@ -120,7 +120,7 @@ def test_goes_on_with_what_the_local_backend_began(cluster: Any, folder: Path, l
 
     out = tmp_path / "run"
     shutil.copytree(local.folder.path, out)
-    for number in (0, 7, 40):
+    for number in (0, 7, 20):
         (out / "shards" / f"{number:06d}.parquet").unlink()
     assert contents(run(folder, out, ray="local", localizer=localizer(size=160))) == contents(local)
 

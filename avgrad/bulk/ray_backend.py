@@ -6,6 +6,7 @@ rows are those of the local backend: neither the number of machines nor lost one
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -133,8 +134,12 @@ def run_on_ray(
 
 
 def _connect(address: str) -> None:
+    # a machine with one processor is told of two: a model's actor and a decoding task run at a time
+    own: dict[str, Any] = (
+        {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False} if address == "local" else {}
+    )
     try:
-        ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
+        ray.init(address=address, log_to_driver=False, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(
             f"ray={address!r}: there is no such cluster ({error}); 'local' or an address is expected"
