@@ -56,6 +56,9 @@ class _Frame:
     sound: Tensor | None
 
 
+_Decoded = tuple[float, "Future[tuple[Image.Image, Tensor]]", "Future[Tensor] | None"]  # time, image and pixels, sound
+
+
 class _Pipeline:
     """What `Moments` reads: frames are decoded in a thread, converted in others, and explained in the caller's."""
 
@@ -91,22 +94,26 @@ class _Pipeline:
 
     # ------------------------------------------------------------------ in other threads
 
-    def _decoded(self) -> Iterator[Future[_Frame]]:
+    def _decoded(self) -> Iterator[_Decoded]:
         """The frames to analyse, in order; their conversion goes on beside."""
-        last: Tensor | None = None
+        last_frame, last_window = None, None
+        image: Future[tuple[Image.Image, Tensor]]
         clip: Future[Tensor] | None = None
         for number, frame in frames_at(self._reader, self._fps, self._first):
             moment = number / self._fps
             window = None if self._sound is None else self._sound.at(moment)
-            if window is not None and window is not last:
+            if window is None:
+                clip = None
+            elif window is not last_window:
                 clip = self._pool.submit(self._localizer.model.audio_preprocess.clip, window)  # type: ignore[attr-defined]
-            last = window
-            yield self._pool.submit(self._converted, moment, frame, None if window is None else clip)
+            if frame is not last_frame:  # a frame that lasts is converted once: two threads must not convert it at once
+                image = self._pool.submit(self._converted, frame)
+            last_frame, last_window = frame, window
+            yield moment, image, clip
 
-    def _converted(self, moment: float, frame: Any, clip: Future[Tensor] | None) -> _Frame:
+    def _converted(self, frame: Any) -> tuple[Image.Image, Tensor]:
         image = upright(frame, self.video)
-        pixels = self._localizer.model.preprocess.whole(image, self._localizer.size)
-        return _Frame(moment, image, pixels, None if clip is None else clip.result())
+        return image, self._localizer.model.preprocess.whole(image, self._localizer.size)
 
     # ------------------------------------------------------------------ in the caller's thread
 
@@ -114,8 +121,8 @@ class _Pipeline:
         """The moments, in order."""
         batch: list[_Frame] = []
         embeddings: dict[int, tuple[Tensor, Tensor]] = {}  # of the last windows, by their identity
-        for future in self._ahead:
-            batch.append(future.result())
+        for moment, image, clip in self._ahead:
+            batch.append(_Frame(moment, *image.result(), None if clip is None else clip.result()))
             if len(batch) == self._batch_size:
                 yield from self._batch(batch, embeddings)
                 batch = []
