@@ -1,3 +1,4 @@
+from . import bulk as bulk
 from . import encoders as encoders
 from . import engine as engine
 from . import errors as errors
@@ -5,6 +6,8 @@ from . import media as media
 from . import models as models
 from . import prompts as prompts
 from . import scenes as scenes
+from .bulk.find import find as find
+from .bulk.run import read_run as read_run
 from .engine.attribute import attribute as attribute
 from .engine.methods import list_methods as list_methods
 from .errors import CheckpointError as CheckpointError

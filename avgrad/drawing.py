@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,19 +118,22 @@ class SoundImage:
     clips: tuple[tuple[float, float], ...]
 
 
-def draw_sound(content: bytes, name: str) -> SoundImage:
+def draw_sound(
+    content: bytes, name: str, times: Callable[[float], list[tuple[float, float]]] = clip_times
+) -> SoundImage:
     """Opens a sound and draws it; what is in no clip window is dimmed.
 
     Args:
         content: a sound file's bytes.
         name: what error messages call it.
+        times: the model's clip windows, of a duration in seconds; by default ImageBind's.
 
     Raises:
         MediaError: it cannot be read as a sound, or is silent.
     """
     with open_audio(content, name=name) as audio:
         duration = audio.duration
-        clips = tuple((start, min(end, duration)) for start, end in clip_times(duration))
+        clips = tuple((start, min(end, duration)) for start, end in times(duration))
         image = Image.new("RGBA", (WIDTH, WAVE_HEIGHT + MEL_HEIGHT + len(clips) * BAR_HEIGHT))
         if duration <= MAX_SECONDS:
             waveform, rate = _first_channel(audio), audio.sample_rate

@@ -1,9 +1,10 @@
-"""Writing files: each is either whole or not there."""
+"""Writing files: each is either whole or not there. What a run was begun with, and whether it is the same."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,3 +37,16 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[IO[byt
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
+    """In words, the first entry in which two manifests differ; empty if there is none."""
+    for key in {**old, **new}:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = difference(before, after, f"{prefix}{key} ")
+            if inner:
+                return inner
+        elif before != after:
+            return f"{prefix}{key} {json.dumps(before)}, not {json.dumps(after)}"
+    return ""

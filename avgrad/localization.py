@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -27,6 +28,7 @@ from avgrad.prompts import Prompt
 if TYPE_CHECKING:
     from PIL import Image
 
+Absent = Literal["grey"]
 OVERLAYS = 32  # overlays that `save` writes by default
 SIDE = 1024  # of the longer side of a saved overlay, in pixels
 _MAX_JPEG = 65_500  # pixels of a side of a JPEG
@@ -70,6 +72,8 @@ class Localization:
         versions: of avgrad and torch.
         seconds: what each stage took.
         refinement: how heatmaps are made to follow edges, see `refine`; empty for not.
+        presence: float32 `[P]`, the probability that each prompt is in the image, NaN where it is unknown; None without
+            a calibration of the model's scores, see `avgrad.presence`.
     """
 
     image: Image.Image
@@ -88,6 +92,7 @@ class Localization:
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     refinement: Mapping[str, Any] = field(default_factory=dict)
+    presence: Tensor | None = None
     # fields that are kept in the JSON as they are
     kept: ClassVar[tuple[str, ...]] = (
         *("layers", "model", "method", "normalized_first", "name", "device", "dtype", "options", "versions", "seconds"),
@@ -148,17 +153,8 @@ class Localization:
         Returns:
             For each prompt its boxes `(x0, y0, x1, y1)` in pixels; x1 and y1 are outside, as in `PIL.Image.crop`.
         """
-        from scipy import ndimage
-
         _check_threshold(threshold)
-        boxes = []
-        for index in range(len(self.prompts)):
-            labels, _ = ndimage.label((self.heatmap(index) >= threshold).numpy())
-            areas = np.bincount(labels.ravel())[1:]
-            slices = ndimage.find_objects(labels)
-            parts = [slices[part] for part in np.argsort(-areas, kind="stable")]
-            boxes.append([(x.start, y.start, x.stop, y.stop) for y, x in parts])
-        return boxes
+        return [part_boxes((self.heatmap(index) >= threshold).numpy()) for index in range(len(self.prompts))]
 
     def peak(self, index: int) -> tuple[int, int]:
         """Column and row of the hottest pixel of prompt `index`, the first where several are."""
@@ -166,28 +162,29 @@ class Localization:
 
     @cached_property
     def _peaks(self) -> list[tuple[int, int]]:
-        """All peaks, without upsampling: between two cells of the grid heatmaps are linear in x and in y, so that the
-        hottest pixel is the first or the last one between two cells."""
         if self.refinement:
             flat = [int(self.heatmap(index).argmax()) for index in range(len(self.prompts))]
             return [(place % self.image.width, place // self.image.width) for place in flat]
-        rows, down = _ends(self.maps.shape[-2], self.image.height)
-        columns, right = _ends(self.maps.shape[-1], self.image.width)
-        values = (down @ self.maps.double() @ right.T).flatten(1)
-        places = (divmod(place, len(columns)) for place in values.argmax(1).tolist())
-        return [(columns[x], rows[y]) for y, x in places]
+        return hottest_pixels(self.maps, (self.image.height, self.image.width))
 
-    def overlay(self, index: int = 0, opacity: float = 0.75, colormap: str = "turbo") -> Image.Image:
+    def overlay(
+        self, index: int = 0, opacity: float = 0.75, colormap: str = "turbo", absent: Absent | None = None
+    ) -> Image.Image:
         """The image with the heatmap of prompt `index` laid over it, as an RGB image of the same size.
 
         Args:
             index: which prompt.
             opacity: of the hottest place, in [0, 1]; cold places stay as they are.
             colormap: a name that matplotlib knows.
+            absent: "grey" to show a prompt in shades of grey where its presence is below 0.5.
 
         Raises:
-            InputError: there is no such colormap, or the opacity is out of range.
+            InputError: there is no such colormap, the opacity is out of range, or `absent` is something else.
         """
+        if absent not in (None, "grey"):
+            raise InputError(f"absent={absent!r} is not accepted; expected 'grey' or None")
+        if absent == "grey" and self.presence is not None and self.presence[index] < 0.5:
+            colormap = "gray"
         return blend(self.image, self.heatmap(index).numpy(), opacity, colormap)
 
     def resized(self, side: int) -> Localization:
@@ -231,10 +228,7 @@ class Localization:
             "model": self.model,
             "method": self.method,
             "layers": self.layers,
-            "options": {
-                name: value if isinstance(value, bool | int | float | str | None) else str(value)
-                for name, value in self.options.items()
-            },
+            "options": plain_options(self.options),
             "name": self.name,
             "image_size": list(self.image.size),
             "prompts": [
@@ -242,6 +236,7 @@ class Localization:
                     "label": prompt.label,
                     "modality": prompt.modality,
                     "score": round(score, 6),
+                    "presence": self._rounded_presence(index),
                     "peak": list(self.peak(index)),
                 }
                 for index, (prompt, score) in enumerate(zip(self.prompts, self.scores.tolist(), strict=True))
@@ -253,6 +248,10 @@ class Localization:
             "versions": dict(self.versions),
             "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
         }
+
+    def _rounded_presence(self, index: int) -> float | None:
+        value = math.nan if self.presence is None else float(self.presence[index])
+        return None if math.isnan(value) else round(value, 6)
 
     def arrays(self, heatmaps: bool = False) -> dict[str, Any]:
         """What the .npz of `save` holds, by name.
@@ -282,6 +281,7 @@ class Localization:
         overlays: int | None = OVERLAYS,
         side: int = SIDE,
         heatmaps: bool = False,
+        absent: Absent | None = None,
         **more: Any,
     ) -> list[Path]:
         """Writes overlays (`overlay_0_LABEL.jpg`, ...), `image.jpg` or `.png`, `heatmaps.npz` and `result.json`.
@@ -295,6 +295,7 @@ class Localization:
             overlays: write those of so many prompts, the first ones; None for all.
             side: the longer side of an overlay in pixels; smaller images keep their size.
             heatmaps: also write `heatmaps` at full size into the .npz, float16 `[P, H, W]`: large and slow.
+            absent: as in `overlay`.
             **more: further entries of the JSON.
 
         Returns:
@@ -310,7 +311,7 @@ class Localization:
 
         def write_overlay(index: int) -> Path:
             path = folder / f"overlay_{index}_{file_words(self.prompts[index].label)}.jpg"
-            return write_atomic(path, partial(small.overlay(index).save, format="JPEG", quality=90))
+            return write_atomic(path, partial(small.overlay(index, absent=absent).save, format="JPEG", quality=90))
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             image = pool.submit(self._save_image, folder)
@@ -346,13 +347,49 @@ class Localization:
                 Prompt(embedding, entry["label"], entry["modality"])
                 for embedding, entry in zip(embeddings, document["prompts"], strict=True)
             ]
+            known = [entry.get("presence") for entry in document["prompts"]]
+            presence = torch.tensor([math.nan if value is None else value for value in known])
             kept = {name: document[name] for name in cls.kept}
+            if not presence.isnan().all():
+                kept["presence"] = presence
             return cls(image, prompts, scores, maps, layer_maps, **kept)
         except (OSError, StopIteration) as error:
             reason = getattr(error, "strerror", None) or "image.jpg is missing"
             raise InputError(f"{folder} holds no result of Localization.save ({reason})") from None
         except (ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise InputError(f"{folder} holds a damaged result of Localization.save ({error})") from error
+
+
+def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON takes them: what is no number, text or None (a dtype) by its name."""
+    return {
+        name: value if isinstance(value, bool | int | float | str | None) else str(value)
+        for name, value in options.items()
+    }
+
+
+def part_boxes(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Boxes `(x0, y0, x1, y1)` around the connected parts of a mask `[H, W]`, as `Localization.boxes` gives them."""
+    from scipy import ndimage
+
+    labels, _ = ndimage.label(mask)
+    areas = np.bincount(labels.ravel())[1:]
+    slices = ndimage.find_objects(labels)
+    parts = [slices[part] for part in np.argsort(-areas, kind="stable")]
+    return [(x.start, y.start, x.stop, y.stop) for y, x in parts]
+
+
+def hottest_pixels(maps: Tensor, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Column and row of the first of the hottest pixels of each map `[P, gh, gw]`, upsampled to `size`.
+
+    Nothing is upsampled: between two cells of the grid heatmaps are linear in x and in y, so that the hottest pixel is
+    the first or the last one between two cells.
+    """
+    rows, down = _ends(maps.shape[-2], size[0])
+    columns, right = _ends(maps.shape[-1], size[1])
+    values = (down @ maps.double() @ right.T).flatten(1)
+    places = (divmod(place, len(columns)) for place in values.argmax(1).tolist())
+    return [(columns[x], rows[y]) for y, x in places]
 
 
 def _short(label: str) -> str:

@@ -23,6 +23,7 @@ from avgrad.localization import Localization, versions
 from avgrad.media import as_list, load_image, open_audio, source_name
 from avgrad.models.model import Model
 from avgrad.models.registry import load_cached
+from avgrad.presence import Presence, PresenceMode
 from avgrad.prompts import Prompt
 from avgrad.settings import Layers, Settings
 from avgrad.stream import stream
@@ -78,6 +79,9 @@ class Localizer:
             of width d). Without it, each call runs the forward pass again, in the memory of one layer.
         correction: zero LeGrad maps where that of the empty prompt exceeds this, as `avgrad.attribute` does: 0.8 by
             default for models that pool by attention; None or 0 for not.
+        presence: where `Localization.presence` comes from: "auto" for a calibration of the model, if there is one;
+            "reference" for a comparison with everyday names, which any model with a text tower allows; None for not at
+            all. See `avgrad.presence`.
         **options: the method's own, such as `backward_dtype=torch.bfloat16` or `relu=False` of "legrad".
 
     Raises:
@@ -103,6 +107,7 @@ class Localizer:
         size: int | None = None,
         keep: bool = True,
         correction: Correction = "default",
+        presence: PresenceMode | None = "auto",
         **options: Any,
     ) -> None:
         if isinstance(model, str):
@@ -113,6 +118,7 @@ class Localizer:
         self.model: Model = model
         self.size, self.keep = None if size is None else at_least("size", size), keep
         self.settings = Settings.checked(self.model, method, layers, pooling, correction, options)
+        self.presence = None if presence is None else Presence(self.model, presence)
         self._own = threading.local()
         self._last: SetImage | None = None
 
@@ -193,7 +199,7 @@ class Localizer:
             what = "sounds" if modality == "audio" else "texts"
             taken = " and ".join([*self.model.modalities, "image"])
             raise UnsupportedModelError(
-                f"{self.model.name} takes {taken} prompts, not {what}; ImageBind models such as imagebind_huge do"
+                f"{self.model.name} takes {taken} prompts, not {what}; imagebind_huge and pe-av-base do, for example"
             )
 
     def checked_prompts(
@@ -339,7 +345,9 @@ class Localizer:
         found = explain(
             prepared, directions, view.grid(prepared.pixels), normalize=False, correction=settings.correction
         )
-        scores = (directions.float() @ found.embedding.float()[:, :, None])[..., 0]
+        embeddings = found.embedding.float()
+        scores = (directions.float() @ embeddings[:, :, None])[..., 0]
+        presence = self._presences(embeddings, prompts, scores)
         return [
             Localization(
                 image=image,
@@ -361,9 +369,20 @@ class Localizer:
                 device=str(view.device),
                 dtype=str(view.dtype).removeprefix("torch."),
                 versions=versions(),
+                presence=None if presence is None else presence[index],
             )
             for index, (image, name) in enumerate(zip(images, names, strict=True))
         ]
+
+    def _presences(self, images: Tensor, prompts: Sequence[list[Prompt]], scores: Tensor) -> Tensor | None:
+        """Probabilities `[B, P]`; None where they are not asked for, or all unknown."""
+        if self.presence is None:
+            return None
+        groups = [(slice(None), prompts[0])]
+        if len(prompts) > 1:
+            groups = [(slice(index, index + 1), own) for index, own in enumerate(prompts)]
+        found = torch.cat([self.presence(images[rows], own, scores[rows]) for rows, own in groups])
+        return None if found.isnan().all() else found
 
 
 def _label(source: Any, modality: str, number: int) -> str:
@@ -407,7 +426,7 @@ def localize(
             `avgrad.models.registry.load_cached`.
         audio, text, speech, image, prompts, templates: prompts, as `Localizer.localize` takes them.
         **options: further arguments of `Localizer`: `device`, `dtype`, `method`, `layers`, `pooling`, `size`,
-            `correction` and the method's own options.
+            `correction`, `presence` and the method's own options.
 
     Raises:
         MediaError, PromptError, UnsupportedModelError, CheckpointError, InputError: as there.

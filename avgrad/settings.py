@@ -11,6 +11,7 @@ from torch import Tensor
 
 from avgrad.engine.attribute import Correction, Prepared, prepare, resolve_correction
 from avgrad.engine.methods import Pooling, check_options, check_pooling, resolve_layers
+from avgrad.engine.view import ViTView
 from avgrad.models.model import Model
 
 Layers = int | Sequence[int] | None
@@ -91,6 +92,7 @@ class Settings:
         names = ("method", "layers", "pooling", "options")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
-    def prepare(self, pixels: Tensor, keep: bool) -> Prepared:
-        """The forward pass over pixels `[B, 3, h, w]`; see `avgrad.engine.attribute.prepare`."""
-        return prepare(self.model, pixels, self.method, self.layers, self.pooling, keep=keep, **self.options)
+    def prepare(self, pixels: Tensor, keep: bool, view: ViTView | None = None) -> Prepared:
+        """The forward pass over pixels `[B, 3, h, w]`, by the model's own view or another of it; see
+        `avgrad.engine.attribute.prepare`."""
+        return prepare(view or self.model, pixels, self.method, self.layers, self.pooling, keep=keep, **self.options)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from avgrad.localizer import Localizer
 
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 WINDOW = 4  # batches of images that may wait for others of their shape
 
@@ -98,8 +101,16 @@ def stream(
 def _decoded(localizer: Localizer, images: Iterable[Any], ahead: int, workers: int) -> Iterator[_Item]:
     """The images in order, decoded by threads, so many of them ahead."""
 
-    def decode(index: int, source: Any) -> _Item:
-        start = time.perf_counter()
+    def numbered() -> Iterator[tuple[int, Any] | _Item]:
+        try:
+            yield from enumerate(images)
+        except Exception as error:  # of the iterable itself: those that it gave before are located first
+            yield _Item(error=error)
+
+    def decode(numbered: tuple[int, Any] | _Item) -> _Item:
+        if isinstance(numbered, _Item):
+            return numbered
+        start, (index, source) = time.perf_counter(), numbered
         try:
             image = load_image(source)
             pixels = localizer.model.preprocess.whole(image, localizer.size)
@@ -111,20 +122,28 @@ def _decoded(localizer: Localizer, images: Iterable[Any], ahead: int, workers: i
             return _Item(error=error)
         return _Item(image, source_name(source), pixels, time.perf_counter() - start)
 
-    futures: deque[Future[_Item]] = deque()
+    return computed_ahead(decode, numbered(), ahead, workers)
+
+
+def computed_ahead(
+    function: Callable[[T], R], values: Iterable[T], ahead: int, workers: int
+) -> Generator[R, None, None]:
+    """A function of each value, in order, computed by threads.
+
+    Args:
+        function: called in the threads.
+        values: read as far ahead as results are computed.
+        ahead: how many results may wait.
+        workers: number of threads.
+    """
+    futures: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="avgrad-decode")
     try:
-        end: _Item | None = None
-        try:
-            for index, source in enumerate(images):
-                futures.append(pool.submit(decode, index, source))
-                if len(futures) > ahead:
-                    yield futures.popleft().result()
-        except Exception as error:  # of the iterable itself: those that it gave before are located first
-            end = _Item(error=error)
+        for value in values:
+            futures.append(pool.submit(function, value))
+            if len(futures) > ahead:
+                yield futures.popleft().result()
         while futures:
             yield futures.popleft().result()
-        if end is not None:
-            yield end
     finally:
         pool.shutdown(cancel_futures=True)

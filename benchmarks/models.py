@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,15 @@ from avgrad.engine.view import ViTView, interpolate_positions
 from avgrad.errors import UnsupportedModelError
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.open_clip import OpenClip
+from avgrad.models.pe_av import PeAv
+from avgrad.models.pe_av_files import check_library
+from avgrad.models.pe_av_view import video_embedding
 from avgrad.models.registry import load
 from avgrad.models.timm import TimmModel
 from avgrad.models.timm_names import refusal
+from benchmarks import pe_av
 
-NAMES = "mini, imagebind_huge, open_clip:ARCHITECTURE such as open_clip:ViT-B-16 and timm:NAME"
+NAMES = "mini, imagebind_huge, pe-av-small, -base, -large, open_clip:ARCHITECTURE (such as ViT-B-16) and timm:NAME"
 
 # open_clip builds no model without a text tower; this one takes negligible time and memory
 _NO_TEXT = {"context_length": 4, "vocab_size": 4, "width": 8, "heads": 1, "layers": 1}
@@ -37,7 +42,7 @@ class Subject:
 
     name: str
     library: str
-    model: OpenClip | TimmModel | ImageBind
+    model: OpenClip | TimmModel | ImageBind | PeAv
     make: Callable[[int | None], nn.Module] | None = None
 
     @property
@@ -71,6 +76,12 @@ class Subject:
 
     def plain(self, size: int) -> Callable[[Tensor], Tensor]:
         """The library's own forward pass for pixels `[B, 3, size, size]`."""
+        if isinstance(self.model, PeAv):
+            video = self.model.model.video_model
+            if size != self.size:  # the library's frame tower takes one size
+                video = copy.deepcopy(video)
+                video.video_encoder.embedder.vision_model.timm_model.set_input_size(img_size=size)
+            return lambda pixels: video_embedding(video, pixels[:, None])
         if self.make is None:
             assert isinstance(self.model, ImageBind)
             tower = self.model.tower
@@ -128,6 +139,8 @@ def check(name: str) -> None:
         reason = refusal(architecture)
         if reason is not None:
             raise UnsupportedModelError(reason)
+    elif name in pe_av.NAMES:
+        check_library(name)
     elif name not in ("mini", "imagebind_huge"):
         raise UnsupportedModelError(f"there is no model {name!r}; there are {NAMES}")
 
@@ -151,6 +164,10 @@ def build(name: str, device: torch.device, dtype: torch.dtype) -> Subject:
     if name == "imagebind_huge":
         huge = ImageBind(towers=("vision",), name=name).initialize(torch.Generator().manual_seed(0))
         return Subject(name, "avgrad's towers", huge.to(device, dtype).eval().requires_grad_(False))
+    if name in pe_av.NAMES:
+        peav = pe_av.random_model(name)
+        peav.model.to(device, dtype)
+        return Subject(name, "transformers", peav)
     library, _, architecture = name.partition(":")
     torch.manual_seed(0)
     if library == "open_clip":

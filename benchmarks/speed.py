@@ -25,6 +25,7 @@ from tqdm import tqdm
 from avgrad.errors import InputError
 from avgrad.files import write_atomic
 from benchmarks import original
+from benchmarks.bulk import measure_bulk
 from benchmarks.device import DTYPES, OptionError, environment, use
 from benchmarks.flops import count_flops
 from benchmarks.loading import measure_load_of
@@ -148,6 +149,9 @@ def speed(
     plot_file: Annotated[
         Path | None, typer.Option("--plot", help="PNG file to plot time against tokens to; needs two sizes.")
     ] = None,
+    bulk: Annotated[
+        bool, typer.Option("--bulk", help="Measure runs over many images instead, and searching a million embeddings.")
+    ] = False,
     startup: Annotated[bool, typer.Option("--startup", help="Measure startup time instead.")] = False,
     load: Annotated[bool, typer.Option("--load", help="Measure loading imagebind_huge instead.")] = False,
     checkpoint: Annotated[
@@ -157,6 +161,12 @@ def speed(
     """Times avgrad beside plain forward passes and the original LeGrad; prints tables."""
     if threads is not None:
         torch.set_num_threads(threads)
+    if bulk:
+        measured = measure_bulk(_words(models), device, _words(dtype)[0], rounds)
+        where = torch.device(device)
+        print(f"{environment(where)['device_name']}\n\n{measured.tables()}")
+        _write_json(json_file, {**environment(where), **asdict(measured)})
+        return
     if startup or load:
         report = measure_startup(rounds) if startup else measure_load_of(checkpoint, rounds)
         print(report.tables())

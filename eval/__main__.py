@@ -6,29 +6,26 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
-from enum import Enum
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 
 import avgrad
-from avgrad.engine.methods import Pooling, list_methods, parse_layers, resolve_layers
+from avgrad.engine.methods import Pooling, parse_layers, resolve_layers
 from avgrad.errors import InputError, UnsupportedModelError
 from avgrad.files import write_atomic
 from avgrad.models.model import Model
 from eval.compare import compare_runs
 from eval.layer_ablation import METHOD, ablation_table, split
+from eval.methods import parse_method
 from eval.page import write_page
 from eval.report import header, latex, markdown, table, write_results
 from eval.runner import Settings, Timing, evaluate, process_group, rank_and_world
 from eval.store import RunFolder
 from eval.task import TASKS, DataError, Task, get_task, list_tasks
-
-# typer accepts lists of choices as enumerations only
-MethodName = Enum("MethodName", {name: name for name in list_methods()}, type=str)  # type: ignore[misc]
 
 HELP = """The field's benchmarks: `python -m eval NAME --data ROOT --model M --method ... --out RUN`.
 
@@ -61,8 +58,8 @@ def benchmark(
         with_latex: whether to print the table in LaTeX too.
 
     Raises:
-        DataError: nothing could be evaluated, or with `strict` there is a problem.
-        RunError: the folder holds another run.
+        DataError: with `strict` there is a problem.
+        RunError: the folder holds another run, or no item could be evaluated.
     """
     from tqdm import tqdm
 
@@ -132,16 +129,43 @@ def _default_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
+def make_task(kind: type[Task], data: Path | None, limit: int | None, options: Sequence[str]) -> Task:
+    """A benchmark with options written as `NAME=VALUE`.
+
+    Raises:
+        InputError: there is no such option, or a value is of another type.
+        DataError: the data cannot be used.
+    """
+    given: dict[str, Any] = {}
+    for text in options:
+        name, _, value = text.partition("=")
+        if name not in kind.options:
+            known = ", ".join(kind.options) or "none"
+            raise InputError(f"{kind.name} has no option {name!r}; its options: {known}")
+        try:
+            given[name] = type(kind.options[name])(value)
+        except ValueError:
+            raise InputError(f"option {text!r}: {value!r} is not a whole number") from None
+    return kind(data, limit, **given)  # type: ignore[arg-type]
+
+
 def _command(name: str) -> Callable[..., None]:
     """The command that runs a task."""
+    kind = get_task(name)
 
     def run(
-        data: Annotated[Path, typer.Option(help="the data set's folder")],
         out: Annotated[Path, typer.Option(help="the run's folder: a new one, or one to resume")],
+        data: Annotated[Path | None, typer.Option(help="the data set's folder, where the benchmark needs one")] = None,
         model: Annotated[str, typer.Option(help="name for avgrad.load")] = "mini",
         checkpoint: Annotated[Path | None, typer.Option(help="file with the model's weights")] = None,
         method: Annotated[
-            list[MethodName] | None, typer.Option(help="repeatable; by default legrad, cosine and raw_attention")
+            list[str] | None,
+            typer.Option(help="repeatable; NAME or NAME:option=value, such as legrad:relu=false; by default mostly "
+                         "legrad, cosine and raw_attention"),
+        ] = None,
+        option: Annotated[
+            list[str] | None,
+            typer.Option(help="repeatable; NAME=VALUE, the benchmark's own: `python -m eval list` shows them"),
         ] = None,
         layers: Annotated[str, typer.Option(help="all, a first layer k, the last -k, or a list k,l,m")] = "all",
         pooling: Annotated[Pooling, typer.Option(help="tokens that a layer's score is of")] = "mean",
@@ -164,7 +188,11 @@ def _command(name: str) -> Callable[..., None]:
             chosen = parse_layers(layers)
         except InputError as error:
             raise typer.BadParameter(str(error), param_hint="--layers") from None
-        methods = tuple(m.value for m in method or ()) or Settings().methods
+        if kind.needs_data and data is None:
+            raise typer.BadParameter("the data set's folder is missing; see `python -m eval list`", param_hint="--data")
+        if method and not kind.default_methods:
+            raise typer.BadParameter(f"{name} explains in its own way; leave it out", param_hint="--method")
+        methods = tuple(method or kind.default_methods)
         if layer_ablation and METHOD not in methods:
             raise typer.BadParameter(f"it needs --method {METHOD}", param_hint="--layer-ablation")
         settings = Settings(
@@ -176,18 +204,21 @@ def _command(name: str) -> Callable[..., None]:
             layer_ablation=layer_ablation,
         )
         arguments: dict[str, object] = {
-            "data": str(data),
+            "data": None if data is None else str(data),
             "model": model,
             "checkpoint": None if checkpoint is None else str(checkpoint),
             "limit": limit,
         }
         try:
-            task = get_task(name)(data, limit)
+            for text in methods:
+                parse_method(text)
+            task = make_task(kind, data, limit, option or ())
             towers = ("vision", *task.modalities)
             loaded = avgrad.load(model, checkpoint=checkpoint, device=device or _default_device(), towers=towers)
-            if not set(task.modalities) <= set(loaded.modalities):
-                taken, needed = (" and ".join(kinds) or "no" for kinds in (loaded.modalities, task.modalities))
-                raise UnsupportedModelError(f"{model} takes {taken} prompts; {name} needs {needed}")
+            missing = [modality for modality in task.modalities if modality not in loaded.modalities]
+            if missing:
+                taken = ", ".join(loaded.modalities) or "no"
+                raise UnsupportedModelError(f"{model} takes {taken} prompts; {name} needs {' and '.join(missing)}")
             try:
                 resolve_layers(chosen, len(loaded.vision.blocks))
             except InputError as error:
@@ -207,7 +238,10 @@ def list_command() -> None:
     for name in list_tasks():
         kind = get_task(name)
         layout = "\n".join(f"            {line}" for line in kind.layout.splitlines()).strip()
-        print(f"{name}\n  measures  {kind.measures}\n  data      {kind.source}\n  layout    {layout}\n")
+        print(f"{name}\n  measures  {kind.measures}\n  data      {kind.source}\n  layout    {layout}")
+        if kind.options:
+            print(f"  options   {', '.join(f'{option}={value}' for option, value in kind.options.items())}")
+        print()
 
 
 @app.command()

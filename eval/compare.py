@@ -105,21 +105,25 @@ def common(a: Measures, b: Measures) -> tuple[Measures, Measures]:
     return first, second
 
 
-def method_pairs(a: Measures, b: Measures, method_a: str | None, method_b: str | None) -> list[tuple[str, str]]:
+def method_pairs(a: list[str], b: list[str], method_a: str | None, method_b: str | None) -> list[tuple[str, str]]:
     """The methods to compare: those asked for, else all that both runs have, else the first of each.
+
+    Args:
+        a, b: the runs' methods.
+        method_a, method_b: asked for.
 
     Raises:
         RunError: a run has no heatmaps of a method.
     """
-    for run, method in ((a, method_a), (b, method_b)):
-        if method is not None and method not in run.methods:
-            raise RunError(f"there are no heatmaps of {method} in that run; there are {', '.join(run.methods)}")
+    for methods, method in ((a, method_a), (b, method_b)):
+        if method is not None and method not in methods:
+            raise RunError(f"there are no heatmaps of {method} in that run; there are {', '.join(methods)}")
     if method_a or method_b:
-        first = method_a or (method_b if method_b in a.methods else a.methods[0])
-        second = method_b or (method_a if method_a in b.methods else b.methods[0])
+        first = method_a or (method_b if method_b in a else a[0])
+        second = method_b or (method_a if method_a in b else b[0])
         return [(str(first), str(second))]
-    both = [(method, method) for method in a.methods if method in b.methods]
-    return both or [(a.methods[0], b.methods[0])]
+    both = [(method, method) for method in a if method in b]
+    return both or [(a[0], b[0])]
 
 
 def compare_runs(
@@ -132,8 +136,8 @@ def compare_runs(
     """
     folders = RunFolder.open(run_a), RunFolder.open(run_b)
     a, b = common(folders[0].measures(), folders[1].measures())
-    pairs = method_pairs(a, b, method_a, method_b)
     task = get_task(a.manifest["benchmark"])
+    pairs = method_pairs(task.methods_of(a), task.methods_of(b), method_a, method_b)
     rows = task.summarize(a), task.summarize(b)
     lines: list[tuple[str, ...]] = []
     largest: tuple[Row, Row] | None = None

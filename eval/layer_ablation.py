@@ -57,12 +57,14 @@ def ablation_table(task: type[Task], ablation: Sequence[tuple[int, Row]]) -> tup
 def plot(task: type[Task], ablation: Sequence[tuple[int, Row]]) -> bytes:
     """The main figure over the first layer, a line for each variant, as PNG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     labels, values = _curves(task, ablation)
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(list(dict.fromkeys(layer for layer, _ in ablation)), 100 * np.array(values), marker="o", label=labels)
     axes.set(xlabel="first layer explained", ylabel="percent")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -12,8 +13,9 @@ from avgrad.engine.attention import Attention, Grid
 from avgrad.engine.attribute import attribute
 from avgrad.engine.blocks import Block, BlockCache
 from avgrad.engine.legrad import images_at_once
-from avgrad.engine.methods import Pooling, list_methods, resolve_layers
+from avgrad.engine.methods import Pooling, get_method, list_methods, parse_option, resolve_layers
 from avgrad.engine.view import ViTView
+from avgrad.errors import InputError
 from eval.layer_ablation import METHOD, ablated_methods
 
 # These need nothing but what goes into, through and out of one block; after "legrad", which goes through all of them,
@@ -74,6 +76,32 @@ class _Remembering(Block):
         return self.block.pull(cache, g, lead)
 
 
+def parse_method(text: str) -> tuple[str, dict[str, Any]]:
+    """A method and its options, written as `NAME` or `NAME:option=value,...`.
+
+    Args:
+        text: `pooling` counts as an option of every method.
+
+    Raises:
+        InputError: the method is unknown, has no such option, or the value is of another type.
+
+    >>> parse_method("legrad:relu=false,pooling=cls")
+    ('legrad', {'relu': False, 'pooling': 'cls'})
+    """
+    name, _, rest = text.partition(":")
+    get_method(name)
+    options: dict[str, Any] = {}
+    for part in rest.split(",") if rest else ():
+        key, _, value = part.partition("=")
+        if key != "pooling":
+            options.update([parse_option(name, part)])
+        elif value in get_args(Pooling):
+            options["pooling"] = value
+        else:
+            raise InputError(f"{part!r} is not one of {', '.join(f'pooling={p}' for p in get_args(Pooling))}")
+    return name, options
+
+
 @torch.no_grad()
 def attribute_all(
     view: ViTView,
@@ -90,7 +118,7 @@ def attribute_all(
         view: the model's vision transformer.
         pixels: `[B, 3, h, w]`.
         prompts: `[B, P, D]`.
-        methods: names in `avgrad.list_methods()`; in any order.
+        methods: as `parse_method` takes them; in any order.
         layers: as in `avgrad.attribute`.
         pooling: as in `avgrad.attribute`.
         layer_ablation: whether to add legrad's maps from each further layer on; `methods` contain it.
@@ -112,11 +140,12 @@ def attribute_all(
     shared = [name for name in list_methods() if name in methods and name in ("legrad", *OF_ONE_BLOCK)]
     if len(shared) < 2:
         shared = []
-    maps = {
-        name: attribute(view, pixels, prompts, name, chosen, pooling, per_layer=True)
-        for name in methods
-        if name not in shared
-    }
+    maps = {}
+    for text in methods:
+        if text not in shared:
+            name, options = parse_method(text)
+            options = {"pooling": pooling, **options}
+            maps[text] = attribute(view, pixels, prompts, name, chosen, per_layer=True, **options)
     if shared:
         block = _Remembering(last)
         blocks = [block if b is last else b for b in view.blocks]

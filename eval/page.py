@@ -119,23 +119,20 @@ def _extremes(row: Row) -> str:
 
 
 def _curves(task: type[Task], rows: Sequence[Row]) -> str:
-    """The rows' curves, a panel for each value of the last variant."""
-    drawn = [row for row in rows if row.curve is not None]
-    if not drawn:
+    """The task's curves, panel by panel."""
+    panels = task.curves(rows)
+    if not panels:
         return ""
     from matplotlib.figure import Figure
 
     x, y = task.curve_axes
-    panels = list(dict.fromkeys(list(row.variant.items())[-1] for row in drawn))
     figure = Figure(figsize=(5.5 * len(panels), 4.2), layout="constrained")
-    for place, (name, value) in enumerate(panels):
+    for place, (title, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), place + 1)
-        for row in drawn:
-            if row.variant[name] == value and row.curve is not None:
-                others = [choice for key, choice in row.variant.items() if key != name]
-                axes.plot(*row.curve, label=", ".join([row.method, *others]))
-        axes.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1), title=f"{name}: {value}")
-        axes.legend()
+        for label, curve in curves.items():
+            axes.plot(*curve, label=label)
+        axes.set(xlabel=x, ylabel=y, xlim=(0, None), ylim=(0, 1), title=title)
+        axes.legend(fontsize="small")
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=100)
     title = f"{y.capitalize()} over {x}"

@@ -6,9 +6,10 @@ import csv
 import hashlib
 import io
 import json
+import math
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
@@ -137,6 +138,18 @@ def is_text(text: str) -> bool:
     return not any(unicodedata.category(character) in ("Cs", "Cc") for character in text)
 
 
+def number_in(text: str) -> float:
+    """The number in a field; NaN if it is none.
+
+    >>> number_in("1.5"), number_in("many")
+    (1.5, nan)
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def file_size(path: Path) -> int:
     """The size of a regular file in bytes.
 
@@ -177,6 +190,29 @@ def read_table(path: Path, content: bytes) -> tuple[list[str], list[dict[str, st
     if not all(map(is_text, columns)):
         raise DataError(f"{path} cannot be read (its header is not UTF-8); a CSV table in UTF-8 is expected")
     return columns, rows
+
+
+def stream_table(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """The number and the needed fields of each row of a CSV table that is too large for `read_table`.
+
+    Args:
+        path: of the table; what is no text is marked as `read_table` does.
+        needed: columns; the table may have others. Missing fields are empty.
+
+    Raises:
+        DataError: it is missing, cannot be read or lacks a column.
+    """
+    file_size(path)
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(line.replace("\0", "\1") for line in file)
+            columns = next(reader, [])
+            need_columns(path, columns, needed)
+            places = [columns.index(name) for name in needed]
+            for number, row in enumerate(filter(None, reader), start=1):
+                yield number, [row[place] if place < len(row) else "" for place in places]
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{shown(str(path))} cannot be read ({error}); a CSV table is expected") from None
 
 
 def as_stored(path: Path) -> Image.Image:

@@ -6,7 +6,6 @@ and kept in one file. So the results do not depend on how many processes there w
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import time
@@ -23,11 +22,13 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 from avgrad.engine.methods import Pooling, resolve_layers
+from avgrad.models.devices import cpu_threads
+from avgrad.models.fingerprint import model_fingerprint
 from avgrad.models.model import Model
 from eval.encoder import Encoder
 from eval.layer_ablation import ablated_methods
 from eval.methods import attribute_all
-from eval.scorer import Job, Scorer, slim
+from eval.scorer import Job, Scorer, exit_with_parent, slim
 from eval.store import RunFolder
 from eval.task import Array, Case, DataError, Inputs, Item, Problem, Task
 
@@ -39,7 +40,7 @@ class Settings:
     """How a model is evaluated; kept with the results, whose last bits depend on all of it.
 
     Attributes:
-        methods: names in `avgrad.list_methods()`.
+        methods: as `eval.methods.parse_method` takes them.
         layers: as in `avgrad.attribute`.
         pooling: as in `avgrad.attribute`.
         batch_size: items per batch.
@@ -97,16 +98,6 @@ def _barrier() -> None:
 # ------------------------------------------------------------------ the manifest
 
 
-def model_fingerprint(model: Any) -> str:
-    """SHA-256 over the model's tensors."""
-    digest = hashlib.sha256()
-    module = model if isinstance(model, torch.nn.Module) else model.model  # other libraries' models are wrapped
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -132,6 +123,7 @@ def make_manifest(
     return {
         "benchmark": task.name,
         "arguments": {**arguments, **vars(settings)},
+        **({"options": dict(task.chosen)} if task.chosen else {}),
         **ablation,
         "model": {
             "name": model.name,
@@ -257,7 +249,13 @@ def evaluate(
     if todo:
         bar = _progress(rank, world, len(task.items), settings.batch_size, numbers, todo)
         batches = _Batches(task, Inputs.of(model), settings.batch_size, todo)
-        loader = DataLoader(batches, batch_size=None, num_workers=min(workers, len(todo)), collate_fn=_as_it_is)
+        loader = DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=min(workers, len(todo)),
+            collate_fn=_as_it_is,
+            worker_init_fn=exit_with_parent,
+        )
         encode = Encoder(model, task.class_names)
         with cpu_threads(settings.threads), bar as progress:
             with Scorer(task, folder) as scorer:
@@ -279,17 +277,6 @@ def evaluate(
     _collect(folder, manifest["num_batches"], rank, world)
     timing.seconds = time.perf_counter() - began
     return folder, timing
-
-
-@contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Sets the number of PyTorch's CPU threads within the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _as_it_is(batch: Any) -> Any:

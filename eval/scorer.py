@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import signal
+import threading
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import connection
 from types import TracebackType
 from typing import Any
 
@@ -139,20 +142,30 @@ class Scorer:
             )
 
 
+def exit_with_parent(worker: int = 0) -> None:
+    """Ends this process as soon as the one that started it is gone, even if that was killed.
+
+    A queue would not tell: the other end of its pipe is open in this process, too.
+
+    Args:
+        worker: ignored; the data loader passes its worker's number.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _serve(task: Task, folder: RunFolder, jobs: Any, answers: Any) -> None:
-    """Scores until None comes, or the process that asks is gone."""
+    """Scores until None comes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks handles it
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    while True:
-        try:
-            job = jobs.get(timeout=_POLL_SECONDS)
-        except queue.Empty:
-            if parent is not None and not parent.is_alive():
-                return
-            continue
-        if job is None:
-            return
+    exit_with_parent()
+    while (job := jobs.get()) is not None:
         try:
             folder.write(job.number, score(task, job).to_bytes())
         except Exception as error:

@@ -17,7 +17,7 @@ from typing import Any, overload
 import numpy as np
 
 from avgrad.errors import InputError
-from avgrad.files import write_atomic
+from avgrad.files import difference, write_atomic
 from eval.task import Problem
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -85,10 +85,10 @@ class RunFolder:
             raise RunError(f"--out cannot be used ({error}); name another folder") from None
         if exists:
             existing = cls.open(path)
-            difference = _difference(existing.manifest, manifest)
-            if difference:
+            changed = difference(existing.manifest, manifest)
+            if changed:
                 raise RunError(
-                    f"{path} holds a run with {difference}; go on with the same arguments, data and model, or name "
+                    f"{path} holds a run with {changed}; go on with the same arguments, data and model, or name "
                     "another folder with --out"
                 )
             return existing
@@ -136,7 +136,7 @@ class RunFolder:
         """The results of all batches.
 
         Raises:
-            RunError: some are not done yet.
+            RunError: some are not done yet, or no item could be evaluated.
         """
         count = self.manifest["num_batches"]
         missing = sum(not self.has(number) for number in range(count))
@@ -144,7 +144,10 @@ class RunFolder:
             raise RunError(
                 f"{self.path} lacks {missing} of {count} batches; finish the run by the command that began it"
             )
-        return Measures.of(self)
+        measures = Measures.of(self)
+        if not len(measures):
+            raise RunError(f"{self.path} has no results: no item could be evaluated, {len(measures.problems)} problems")
+        return measures
 
 
 class Items(Sequence[Mapping[str, Any]]):
@@ -259,9 +262,10 @@ class Measures:
             chosen: positions of the items.
         """
         numbers = self._chosen if chosen is None else self._chosen[chosen]
+        order = np.argsort(numbers, kind="stable")  # each file is read once
         values: Array = np.empty(0)
-        for position, row in enumerate(self._rows(f"measure {name}", numbers)):
-            if position == 0:
+        for position, row in zip(order, self._rows(f"measure {name}", numbers[order]), strict=True):
+            if not len(values):
                 values = np.empty((len(numbers), *row.shape), dtype=row.dtype)
             values[position] = row
         return values
@@ -297,16 +301,3 @@ def unpack_masks(packed: Array, side: int) -> Array:
     """Boolean masks `[N, side, side]` that were kept eight pixels to a byte, `[N, bytes]`."""
     bits = np.unpackbits(packed, axis=1, count=side * side)
     return bits.astype(bool).reshape(-1, side, side)
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    """In words, the first entry in which two manifests differ; empty if there is none."""
-    for key in {**old, **new}:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            inner = _difference(before, after, f"{prefix}{key} ")
-            if inner:
-                return inner
-        elif before != after:
-            return f"{prefix}{key} {json.dumps(before)}, not {json.dumps(after)}"
-    return ""

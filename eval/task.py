@@ -28,6 +28,7 @@ ProblemKind = Literal[
     "missing file", "unreadable row", "duplicate row", "unreadable file", "no pixels", "class without pixels"
 ]
 NUM_EXAMPLES = 8  # in a report
+Modality = Literal["audio", "text"]
 Class = TypeVar("Class", bound="type[Task]")
 # (weights of images [R, n], 0 for those left out) -> each figure [R]
 Resampler = Callable[[Array], Mapping[str, Array]]
@@ -174,8 +175,9 @@ class Example:
 class Task(ABC):
     """A benchmark over one data set.
 
-    A subclass has a constructor `(root: Path, limit: int | None)` that raises `DataError` if the data cannot be used,
-    and the attributes below; those that are class attributes and class methods are used without the data as well.
+    A subclass has a constructor `(root: Path, limit: int | None, **options)` that raises `DataError` if the data cannot
+    be used, and the attributes below; those that are class attributes and class methods are used without the data as
+    well.
 
     Attributes:
         name: on the command line; set by `@task`.
@@ -183,6 +185,10 @@ class Task(ABC):
         source: where the data are available, and their licence.
         layout: the files expected under `--data`.
         modalities: of the prompts, "audio" or "text"; the model must take all of them.
+        needs_data: whether the benchmark reads data from a folder; others make their own.
+        options: of the constructor, beside the folder and the limit, with their defaults: texts and numbers.
+        default_methods: methods by default; none for a benchmark that explains in its own way.
+        chosen: the values of the options, which are kept with the results.
         class_names: the classes of `ClassPrompt`.
         columns: figures in the table: heading by name.
         published: rows of papers.
@@ -198,11 +204,15 @@ class Task(ABC):
     measures: ClassVar[str]
     source: ClassVar[str]
     layout: ClassVar[str]
-    modalities: ClassVar[tuple[Literal["audio", "text"], ...]]
+    modalities: tuple[Modality, ...]
+    needs_data: ClassVar[bool] = True
+    options: ClassVar[Mapping[str, str | int]] = {}
+    default_methods: ClassVar[tuple[str, ...]] = ("legrad", "cosine", "raw_attention")
     columns: ClassVar[Mapping[str, str]]
     published: ClassVar[Sequence[Published]] = ()
     curve_axes: ClassVar[tuple[str, str]] = ("", "")
     side: ClassVar[int] = 224
+    chosen: Mapping[str, str | int] = {}
     class_names: Sequence[str] = ()
     items: Sequence[Item]
     problems: Sequence[Problem]
@@ -245,11 +255,7 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def summarize(cls, measures: Measures) -> list[Row]:
-        """The table, the method's first row first. Reads measures a few at a time, so that memory stays bounded.
-
-        Raises:
-            DataError: there are no items.
-        """
+        """The table, the method's first row first. Reads measures a few at a time, so that memory stays bounded."""
 
     @classmethod
     @abstractmethod
@@ -257,9 +263,25 @@ class Task(ABC):
         """The figures of a row where images count with given weights, for the bootstrap of `eval.compare`."""
 
     @classmethod
+    def methods_of(cls, measures: Measures) -> list[str]:
+        """The attribution methods that have rows of their own; by default those of the run."""
+        return measures.methods
+
+    @classmethod
     def problems_of(cls, measures: Measures) -> list[Problem]:
         """Problems that show in all measures together."""
         return []
+
+    @classmethod
+    def curves(cls, rows: Sequence[Row]) -> Mapping[str, Mapping[str, Array]]:
+        """Curves for the report, `[2, n]`, by label and panel: those of the rows, a panel for each last variant."""
+        panels: dict[str, dict[str, Array]] = {}
+        for row in rows:
+            if row.curve is not None:
+                name, value = list(row.variant.items())[-1]
+                others = [choice for key, choice in row.variant.items() if key != name]
+                panels.setdefault(f"{name}: {value}", {})[", ".join([row.method, *others])] = row.curve
+        return panels
 
     def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
         """A few items for the report, from the best to the worst of a row."""

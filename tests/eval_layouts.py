@@ -188,6 +188,23 @@ def write_avss(root: Path, labels: Sequence[str], seed: int = 0) -> Path:
     return root
 
 
+def write_openimages(root: Path, count: int, seed: int = 0) -> Path:
+    """OpenImages V7: points of one or two of three classes in each image, and some that are unsure."""
+    rng = np.random.default_rng(seed)
+    labels = {"/m/0bt9lr": "Dog", "/m/026t6": "Drum", "/m/0342h": "Guitar"}
+    lines = ["ImageId,X,Y,Label,EstimatedYesNo,Source,YesVotes,NoVotes,UnsureVotes,TextLabel"]
+    for number in range(count):
+        write_image(root / "validation" / f"{number:016x}.jpg", rng)
+        for label in list(labels)[: 1 + number % 2]:
+            answers = ["yes", *rng.choice(["yes", "no", "unsure"], 29)]
+            for (x, y), answer in zip(rng.uniform(0, 1, (30, 2)).round(6), answers, strict=True):
+                lines.append(f"{number:016x},{x},{y},{label},{answer},ih,1,0,0,")
+    (root / "oidv7-val-annotations-point-labels.csv").write_text("\n".join(lines) + "\n")
+    descriptions = "".join(f"{label},{name}\n" for label, name in labels.items())
+    (root / "oidv7-class-descriptions.csv").write_text("LabelName,DisplayName\n" + descriptions)
+    return root
+
+
 def write_extended(root: Path, write: Callable[[Path, int], Path], name: str, count: int) -> Path:
     """A benchmark and a negative for each two positives: an image with the sound of another one."""
     write(root, count)

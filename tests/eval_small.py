@@ -22,6 +22,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import avgrad
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.towers import ImageBindConfig
 from eval.__main__ import benchmark
@@ -102,10 +103,13 @@ def main() -> None:
     out = out.replace("RANK", rank)
     Path(f"{out}.new{rank}").write_text(str(os.getpid()))
     os.replace(f"{out}.new{rank}", f"{out}.pid{rank}")  # atomic
+    task = get_task(name)(Path(data))
+    # the small model takes no texts
+    model = avgrad.load("mini") if "text" in task.modalities else small_model(int(seed))
     with process_group():
         benchmark(
-            small_model(int(seed)),
-            get_task(name)(Path(data)),
+            model,
+            task,
             Path(out),
             Settings(batch_size=2),
             {"seed": seed},

@@ -134,6 +134,16 @@ def test_of_long_sounds_the_clips_are_marked() -> None:
     assert starts == [0, pytest.approx(WIDTH / 3, abs=2), pytest.approx(WIDTH * 2 / 3, abs=3)]
 
 
+def test_the_windows_are_the_models() -> None:
+    pytest.importorskip("transformers")
+    from transformers import PeAudioFeatureExtractor
+
+    from avgrad.models.pe_av_audio import Waveforms
+
+    drawn = draw_sound(wav(tone(25)), "tone.wav", Waveforms(PeAudioFeatureExtractor()).clip_times)
+    assert drawn.clips == ((0.0, 10.0), (7.5, 17.5), (15.0, 25.0))
+
+
 def test_bad_sounds_are_refused_by_name() -> None:
     for content, words in [(b"", "x.wav is empty"), (b"abc", "x.wav is"), (wav(np.zeros(9000)), "x.wav is silent")]:
         with pytest.raises(MediaError, match=words):

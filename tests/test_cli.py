@@ -195,7 +195,7 @@ def test_models_are_listed(folder: Path) -> None:
 
 
 def test_scenes_are_written(folder: Path) -> None:
-    assert run("scenes", "set", "--n", "3", "--seed", "5", "--prompt", "speech", cwd=folder).returncode == 0
+    assert run("scenes", "set", "--n", "3", "--seed", "5", "--layout", "ade20k-speech", cwd=folder).returncode == 0
     assert len(list((folder / "set" / "frames").iterdir())) == 3
     again = run("scenes", "set", cwd=folder)
     assert again.returncode == 2

@@ -12,6 +12,7 @@ import timm
 from eval_layouts import AVSS_CLASSES, write_avss
 from PIL import Image
 from safetensors.torch import save_model
+from test_eval_runner import same_bits
 from typer.testing import CliRunner
 
 import avgrad
@@ -67,6 +68,12 @@ def test_figures_are_those_of_the_library(tmp_path: Path, model: Any) -> None:
         for figure, (value,) in resampled.items():
             assert value == pytest.approx(row.figures[figure], abs=1e-12), figure
     assert (tmp_path / "run" / "report.html").read_text().count("data:image/jpeg;base64,") == 8 * 4
+
+
+@pytest.mark.slow
+def test_two_processes_and_resuming_give_the_bits_of_one(tmp_path: Path) -> None:
+    data = write_avss(tmp_path / "data", ("v1s",))
+    same_bits(data, tmp_path, "avsbench-avss")
 
 
 def test_the_palette_is_that_of_pascal_voc() -> None:

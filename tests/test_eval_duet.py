@@ -12,6 +12,7 @@ import soundfile
 import torch
 from eval_layouts import write_duet, write_interactive
 from eval_small import small_model
+from golden.files import Golden
 from PIL import Image
 
 import avgrad
@@ -21,9 +22,9 @@ from eval.metrics import sound_source as ss
 from eval.metrics.prompted_segmentation import score_class
 from eval.runner import Settings
 from eval.store import RunFolder
-from eval.task import DataError, Inputs
-from eval.tasks.is3 import Is3, VpoSs
-from eval.tasks.vggsound_duet import VggSoundDuet, middle
+from eval.task import Case, DataError, Inputs
+from eval.tasks.is3 import Is3, VpoMs, VpoSs
+from eval.tasks.vggsound_duet import VggSoundDuet, _figures, middle
 
 
 def run(task: Any, out: Path) -> list[dict[str, Any]]:
@@ -104,7 +105,48 @@ def test_bad_duets_are_reported(tmp_path: Path) -> None:
         VggSoundDuet(root)
 
 
+def test_duet_figures_are_those_of_the_original(golden: Golden) -> None:
+    """From the low-resolution maps to the figures of AVGN's validation (golden/benchmarks/README.md, section E)."""
+    with np.load(golden("benchmarks/ssl_metrics.npz")) as arrays:
+        values = dict(arrays)
+    task, scores = object.__new__(VggSoundDuet), []
+    for maps, boxes in zip(values["e_duet_low7"], values["e_duet_boxes"], strict=True):
+        for raw, box in zip(maps, boxes, strict=True):
+            case = Case(torch.empty(0), (), {"truth": ss.box_mask(box)}, b"")
+            scores.append(task.measure(case, {"avgn": raw[None]})["score avgn"])
+    found = np.array(scores)
+    for place in (0, 1):
+        prefix = f"e_duet_src{place}"
+        for column, key, tolerance in ((0, "ciou", 1e-3), (2, "corrected_ap", 1e-4), (3, "piap", 1e-4)):
+            np.testing.assert_allclose(found[place::2, column], values[f"{prefix}_{key}"], rtol=0, atol=tolerance)
+        # the original's confidences are of scores scaled by its temperature
+        order = [np.argsort(array, kind="stable") for array in (found[place::2, 1], values[f"{prefix}_conf"])]
+        assert np.array_equal(*order)
+    figures = _figures(found, np.tile([0, 1], len(found) // 2))
+    both = {key: np.mean([values[f"e_duet_src{place}_{key}"] for place in (0, 1)])
+            for key in ("auc", "ap_at_30", "precision_at_30_strict", "corrected_ap")}  # fmt: skip
+    assert figures["ciou"] == pytest.approx(float(values["e_duet_ciou30_mean_of_sources"]), abs=1e-12)
+    assert figures["ciou"] == pytest.approx(both["precision_at_30_strict"], abs=1e-12)
+    assert figures["auc"] == pytest.approx(both["auc"], abs=1e-12)
+    assert figures["cap_as_published"] == pytest.approx(both["ap_at_30"], abs=1e-4)
+    assert figures["piap_as_published"] == pytest.approx(float(values["e_duet_piap"]), abs=1e-4)
+    assert figures["piap"] == pytest.approx(both["corrected_ap"], abs=1e-4)
+
+
 # ------------------------------------------------------------------ segmentations
+
+
+def test_segmentation_scores_are_those_of_the_original(golden: Golden) -> None:
+    with np.load(golden("benchmarks/ssl_metrics.npz")) as arrays:
+        values = dict(arrays)
+    for name, kind in (("is3", Is3), ("vpoms", VpoMs)):
+        task = object.__new__(kind)
+        masks = np.unpackbits(values[f"c_{name}_seg_bits"], axis=-1)[..., :224].astype(bool)
+        pairs = zip(values[f"c_{name}_av_low7"], masks, strict=True)
+        found = np.array([task._score(raw[None], mask) for raw, mask in pairs])
+        for column, key in ((0, "ciou"), (1, "ciou_adap")):
+            expected = values[f"c_{name}_seg_av_{key}"]
+            np.testing.assert_allclose(found[:, column], expected, rtol=0, atol=1e-3, equal_nan=True)
 
 
 @pytest.mark.parametrize("folder", ["gt_segmentation", "gt_masks"])

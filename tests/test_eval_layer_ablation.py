@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eval_layouts import write_vggss
+from eval_layouts import write_openimages, write_vggss
 from eval_small import small_model, write_data
 from typer.testing import CliRunner
 
+import avgrad
 from eval.__main__ import app, benchmark
 from eval.runner import Settings
 from eval.store import RunError
 from eval.task import Task
 from eval.tasks.ade20k import Ade20kSpeech
+from eval.tasks.openimages_v7 import OpenImagesV7
+from eval.tasks.scenes import Scenes
 from eval.tasks.vggss import VggSs
 
 
@@ -50,6 +53,17 @@ def test_only_the_layers_chosen_and_every_variant(tmp_path: Path) -> None:
     assert len(rows) == 2 * 4 and {row[0] for row in rows} == {0, 2}
     text = (tmp_path / "run" / "report.html").read_text()
     assert "<th>mAP (basic, dataset)</th>" in text
+
+
+def test_any_benchmark_can_be_ablated(tmp_path: Path) -> None:
+    model = avgrad.load("mini")
+    for task in (OpenImagesV7(write_openimages(tmp_path / "points", 2)), Scenes(limit=2, prompts="text")):
+        benchmark(model, task, tmp_path / task.name, Settings(("legrad",), layer_ablation=True), {}, workers=1)
+        content = json.loads((tmp_path / task.name / "results.json").read_text())
+        layers = [row["first_layer"] for row in content["layer_ablation"]]
+        assert sorted(set(layers)) == [0, 1, 2, 3, 4, 5]
+        main = next(iter(task.columns))
+        assert len({row[main] for row in content["layer_ablation"]}) > 1
 
 
 def test_needs_legrad(tmp_path: Path) -> None:

@@ -63,6 +63,18 @@ def batches(out: Path) -> list[Path]:
     return sorted((out / "batches").glob("[0-9]*.npz"))
 
 
+def same_bits(data: Path, root: Path, task: str) -> None:
+    """Two ranks, and a run that lost a batch and was resumed, give the bits of one process."""
+    finish(data, root / "one", task=task)
+    finish(data, root / "two", ranks=2, task=task)
+    expected = [path.read_bytes() for path in batches(root / "one")]
+    assert [path.read_bytes() for path in batches(root / "two")] == expected
+    assert (root / "two" / "results.json").read_bytes() == (root / "one" / "results.json").read_bytes()
+    batches(root / "two")[1].unlink()
+    assert "2 items: " in finish(data, root / "two", task=task)
+    assert [path.read_bytes() for path in batches(root / "two")] == expected
+
+
 def content(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in [*(out / name for name in FILES), *batches(out)]}
 

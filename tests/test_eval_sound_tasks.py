@@ -12,7 +12,7 @@ import torch
 from eval_layouts import WRITERS, write_flickr, write_interactive, write_vggss
 from eval_small import small_model
 from PIL import Image
-from test_eval_runner import batches, finish
+from test_eval_runner import same_bits
 
 from avgrad import attribute
 from eval.__main__ import benchmark
@@ -182,19 +182,10 @@ def test_negative_sounds(tmp_path: Path) -> None:
     assert row["f_auc"] == pytest.approx(ss.harmonic_mean(row["auc"], row["auc_negative"]), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["vggss", "is3"])
+@pytest.mark.parametrize("name", ["vggss", "vpo-ms", "vggsound-duet"])
 @pytest.mark.slow
 def test_two_processes_and_resuming_give_the_bits_of_one(name: str, tmp_path: Path) -> None:
-    data = WRITERS[name](tmp_path / "data", 6)
-    finish(data, tmp_path / "one", task=name)
-    finish(data, tmp_path / "two", ranks=2, task=name)
-    expected = [path.read_bytes() for path in batches(tmp_path / "one")]
-    assert [path.read_bytes() for path in batches(tmp_path / "two")] == expected
-    assert (tmp_path / "two" / "results.json").read_bytes() == (tmp_path / "one" / "results.json").read_bytes()
-    batches(tmp_path / "two")[1].unlink()
-    told = finish(data, tmp_path / "two", task=name)
-    assert "2 items: " in told
-    assert [path.read_bytes() for path in batches(tmp_path / "two")] == expected
+    same_bits(WRITERS[name](tmp_path / "data", 6), tmp_path, name)
 
 
 def test_runs_can_be_compared(tmp_path: Path) -> None:

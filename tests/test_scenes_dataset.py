@@ -130,7 +130,7 @@ LAYOUT_OF = {
     "video-scenes": "video",
 }
 SLOW = ("funnybirds", "perturbation")  # whose models are asked again
-TASKS = [name for name in list_tasks() if get_task(name).layout]
+TASKS = [name for name in list_tasks() if get_task(name).needs_data]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,8 @@ def test_a_twin_is_evaluated(name: str, twins: dict[str, Path], mini: Any, tmp_p
 def test_a_longer_twin_starts_with_the_shorter_one(name: str, twins: dict[str, Path], tmp_path: Path) -> None:
     shorter = write_dataset(tmp_path / "shorter", name, 2, 3, size=64, progress=False)
     files = [path.relative_to(shorter) for path in shorter.rglob("*") if path.suffix not in (".json", ".csv", ".mat")]
-    files = [path for path in files if (shorter / path).is_file()]
+    # video encoders do not promise the same bytes
+    files = [path for path in files if (shorter / path).is_file() and path.suffix != ".mp4"]
     assert files or name == "imagenet-segmentation"
     for file in files:
         assert (twins[name] / file).read_bytes() == (shorter / file).read_bytes()

@@ -37,7 +37,7 @@ def show() -> None:
     left, right = st.columns([6, 5], gap="large")
     with right:
         st.header("What to look for", anchor=False)
-        asked = choose_questions(session.image)
+        asked = choose_questions(session.image, model)
         questions = []
         for question in asked:
             try:

@@ -10,9 +10,12 @@ from typing import Literal, NamedTuple
 
 import streamlit as st
 
+from avgrad.app.model_pool import BUNDLED
 from avgrad.app.session import MAX_QUESTIONS, Answer, InputImage, Question, Session
-from avgrad.app.style import css
+from avgrad.app.sidebar import PE_AV, installed_pe_av
+from avgrad.app.style import css, plain
 from avgrad.drawing import MAX_SECONDS, PALETTE, SoundImage
+from avgrad.models.model import Model
 from avgrad.scenes.samples import SampleObject, samples
 
 _SOUND_TYPES = ("wav", "mp3", "ogg", "oga", "opus", "flac", "m4a", "aac", "webm", "aif", "aiff", "mp4", "mov")
@@ -27,8 +30,13 @@ def choose_classes(classes: Sequence[str]) -> None:
     st.session_state["classes"] = list(classes)
 
 
-def choose_questions(image: InputImage) -> list[Question]:
-    """Shows the sources of prompts, and returns at most `MAX_QUESTIONS` of them, in the order of a `Localization`."""
+def choose_questions(image: InputImage, model: Model) -> list[Question]:
+    """Shows the sources of prompts, and returns at most `MAX_QUESTIONS` of them, in the order of a `Localization`.
+
+    Args:
+        image: what is looked at.
+        model: what localizes.
+    """
     samples_tab, record_tab, speak_tab, write_tab, upload_tab = st.tabs(
         ["Samples", "Record", "Speak", "Write", "Upload"]
     )
@@ -40,6 +48,8 @@ def choose_questions(image: InputImage) -> list[Question]:
         if recording is not None:
             asked.append(_recording(recording.getvalue(), "audio"))
     with speak_tab:
+        if "audio" in model.modalities and not getattr(model, "understands_words", False):
+            _suggest_model_of_words(model.name)
         spoken = st.audio_input("Say what to look for", key="spoken", help="For example: the drum.")
         if spoken is not None:
             asked.append(_recording(spoken.getvalue(), "speech"))
@@ -63,6 +73,15 @@ def choose_questions(image: InputImage) -> list[Question]:
         st.warning(f"At most {MAX_QUESTIONS} prompts are used at once; the others are left out.")
     order = list(_MODALITIES)
     return sorted(distinct[:MAX_QUESTIONS], key=lambda question: order.index(question.modality))
+
+
+def _suggest_model_of_words(name: str) -> None:
+    """Says that a model does not understand words, and offers one that does."""
+    other = installed_pe_av() or BUNDLED
+    about = "" if other != BUNDLED else ", for drawings like the samples"
+    st.info(f"{plain(name)} hears that somebody speaks, but not what is said. {other} understands words{about}.")
+    choice = PE_AV if other != BUNDLED else BUNDLED
+    st.button(f"Use {other}", key="use_words", on_click=lambda: st.session_state.update(model=choice))
 
 
 def _recording(content: bytes, modality: Literal["audio", "speech"]) -> Question:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from avgrad.app.model_pool import ModelPool
 from avgrad.drawing import PALETTE, SoundImage, draw_sound
+from avgrad.encoders.audio import clip_times
 from avgrad.errors import InputError
 from avgrad.localization import Localization
 from avgrad.localizer import Localizer
@@ -126,6 +127,7 @@ class Session:
         self._localizer = self._image_set = self._answer = None
         self._prompts.clear()
         self._comparisons.clear()
+        self._sounds.clear()  # models differ in their clip windows
         model = self.model_pool.model(name)
         self._name, self._localizer = name, Localizer(model)
         return model
@@ -150,8 +152,12 @@ class Session:
         Raises:
             MediaError: it cannot be read as a sound, or is silent.
         """
+        preprocess = None if self._localizer is None else getattr(self._localizer.model, "audio_preprocess", None)
+        times = clip_times if preprocess is None else preprocess.clip_times
         return _cached(
-            self._sounds, question.key, lambda: self.model_pool.work(draw_sound, question.content, question.label)
+            self._sounds,
+            question.key,
+            lambda: self.model_pool.work(draw_sound, question.content, question.label, times),
         )
 
     def localize(self, image: InputImage, questions: Sequence[Question]) -> tuple[Answer | None, list[str]]:

@@ -12,13 +12,16 @@ from avgrad.app.style import plain
 from avgrad.errors import InputError
 from avgrad.models.checkpoints import checkpoint_path
 from avgrad.models.model import Model
+from avgrad.models.pe_av_files import NAMES, cached_folder
 
 _HUGE = "imagebind_huge"
+PE_AV = "PE-AV"
 _CLIP = "CLIP of open_clip"
 _NOTES = {
     BUNDLED: "Small and bundled; takes sounds, speech and texts. It was trained on synthetic scenes like the samples, "
     "not on photographs.",
     _HUGE: "For photographs; takes sounds, speech and texts. Its weights are CC-BY-NC 4.0: not for commercial use.",
+    PE_AV: "For photographs; takes sounds, speech (it understands the words) and texts. Its weights are Apache-2.0.",
     _CLIP: "For photographs; takes texts only.",
 }
 _SUGGESTED = (
@@ -40,13 +43,18 @@ def the_model_pool() -> ModelPool:
 def choose_model(session: Session) -> Model:
     """Shows the choice of models, and sets the session's: the chosen one, or the bundled one if that cannot be had."""
     st.header("Model", anchor=False)
-    choice = st.radio("Model", (BUNDLED, _HUGE, _CLIP), key="model", label_visibility="collapsed")
+    choice = st.radio("Model", (BUNDLED, _HUGE, PE_AV, _CLIP), key="model", label_visibility="collapsed")
     st.caption(_NOTES[choice])
     name: str | None = choice
+    missing: str | None = None
     if choice == _HUGE and not checkpoint_path(_HUGE).exists():
+        missing, name = _HUGE, None
+    if choice == PE_AV:
+        name = installed_pe_av()
+        missing = "pe-av-base" if name is None else None
+    if missing is not None:
         st.info("Its checkpoint is not on this server. This command downloads it:")
-        st.code(f"avgrad download {_HUGE}", "sh", wrap_lines=True)
-        name = None
+        st.code(f"avgrad download {missing}", "sh", wrap_lines=True)
     if choice == _CLIP:
         name = _clip()
     if name is not None:
@@ -59,6 +67,11 @@ def choose_model(session: Session) -> Model:
     if choice != BUNDLED:
         st.caption(f"Until then, {BUNDLED} is used.")
     return session.model(BUNDLED)
+
+
+def installed_pe_av() -> str | None:
+    """The first of the PE-AV models that is on this server; None for none."""
+    return next((name for name in NAMES if cached_folder(name) is not None), None)
 
 
 def _clip() -> str | None:

@@ -58,5 +58,13 @@ def check_folder(folder: Path, argument: str) -> None:
         raise InputError(f"{argument} {folder} cannot be used ({error.strerror or error})") from None
 
 
-for _name in ("localize", "models", "scenes", "pages"):  # in the order of `avgrad --help`
+for _name in (
+    "localize",
+    "describe",
+    "find",
+    "models",
+    "calibrate",
+    "scenes",
+    "pages",
+):  # in the order of `avgrad --help`
     import_module(f"avgrad.cli.{_name}")

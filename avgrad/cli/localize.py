@@ -36,7 +36,13 @@ def _options(methods: Sequence[str], texts: Sequence[str]) -> dict[str, dict[str
 
 @app.command()
 def localize(
-    source: Annotated[Path, typer.Argument(help="The image or video.")],
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="An image or a video. Or many images: files, folders, globs, tables (.csv, .jsonl, .parquet), .tar "
+            "shards, saved Hugging Face datasets."
+        ),
+    ],
     audio: Annotated[list[Path] | None, typer.Option(help="A sound to locate; may be given several times.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="A text to locate; several times.")] = None,
     speech: Annotated[list[Path] | None, typer.Option(help="Recorded words to locate; several times.")] = None,
@@ -74,7 +80,22 @@ def localize(
         str | None,
         typer.Option(help="Make heatmaps follow the image's edges: guided, grabcut, random_walker or sam2."),
     ] = None,
-    overlays: Annotated[int, typer.Option(help="Write overlays of so many prompts, the first ones.", min=0)] = 32,
+    presence: Annotated[
+        Literal["auto", "reference"],
+        typer.Option(
+            help="Where the probability that a prompt is in the image comes from: a calibration of the model, if there "
+            "is one, or a comparison with everyday names."
+        ),
+    ] = "auto",
+    absent: Annotated[
+        Literal["color", "grey"], typer.Option(help="How overlays show prompts that are probably absent.")
+    ] = "color",
+    overlays: Annotated[
+        int | None,
+        typer.Option(
+            help="Write overlays of so many prompts, the first ones. Default: 32; of many images none.", min=0
+        ),
+    ] = None,
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps", help="Also write heatmaps of the image's size into heatmaps.npz.")
     ] = False,
@@ -90,14 +111,23 @@ def localize(
             help="Of a video: whether its own sound is located. Default: where no prompt is given.",
         ),
     ] = None,
+    batch_size: Annotated[int, typer.Option(help="Of many images: how many share a forward pass.", min=1)] = 16,
+    workers: Annotated[int, typer.Option(help="Of many images: threads that decode.", min=1)] = 2,
+    shard_size: Annotated[int, typer.Option(help="Of many images: rows per file of results.", min=1)] = 512,
+    ray: Annotated[
+        str | None, typer.Option(help="Of many images: 'local', or the address of a Ray cluster to run on.")
+    ] = None,
 ) -> None:
     """Locates sounds, spoken words, texts and images in an image or a video; of a video also its own sound.
 
     For an image it writes overlays, heatmaps.npz and result.json. For a video it writes heatmap.mp4, timeline.png,
-    timeline.parquet, timeline.json and heatmaps.npz; stopped by Ctrl-C, it goes on by the same command.
+    timeline.parquet, timeline.json and heatmaps.npz; stopped by Ctrl-C, it goes on by the same command. For many images
+    it writes a run: Parquet files with scores, peaks, boxes, maps and embeddings, which `avgrad find` searches; it goes
+    on by the same command, too.
     """
     check_folder(out, "--out")
     started = time.perf_counter()
+    from avgrad.bulk.sources import is_collection
     from avgrad.encoders.text import check_templates, check_texts
     from avgrad.engine.methods import check_options, parse_layers
     from avgrad.media.video import is_video
@@ -112,7 +142,7 @@ def localize(
         check_refinement(refine, {})
     check_texts(text or [])
     request = Request(
-        source=source,
+        source=Path(source[0]),
         out=out,
         prompts={
             "audio": audio,
@@ -127,15 +157,53 @@ def localize(
         dtype=dtype,
         methods=options,
         refine=refine,
-        settings={"layers": parse_layers(layers), "pooling": pooling, "size": size, "keep": False},
+        settings={
+            "layers": parse_layers(layers),
+            "pooling": pooling,
+            "size": size,
+            "keep": False,
+            "presence": presence,
+        },
+        absent=None if absent == "color" else absent,
         seconds={"import": time.perf_counter() - started},
     )
-    if is_video(source):
+    if is_collection(source):
+        from avgrad.cli.bulk import localize_collection
+
+        if layers_grid:
+            raise InputError("--layers-grid is for one image")
+        localize_collection(
+            request,
+            source,
+            overlays or 0,
+            heatmaps,
+            batch_size=batch_size,
+            workers=workers,
+            shard_size=shard_size,
+            ray=ray,
+        )
+    elif ray is not None:
+        raise InputError(f"--ray is for many images, and {source[0]} is one")
+    elif is_video(request.source):
         from avgrad.cli.video import localize_video_file
 
         localize_video_file(request, fps=fps, track=track, smoothing=smoothing, own_sound=own_sound)
     else:
-        _localize_image(request, layers_grid, overlays, heatmaps)
+        _localize_image(request, layers_grid, 32 if overlays is None else overlays, heatmaps)
+
+
+def default_model(checkpoint: Path | None = None) -> str:
+    """imagebind_huge where its weights are here, else mini; says which."""
+    from avgrad.models.checkpoints import checkpoint_path
+
+    if checkpoint or checkpoint_path("imagebind_huge").exists():
+        note("using imagebind_huge")
+        return "imagebind_huge"
+    note(
+        "using mini, the bundled model: it knows the synthetic scenes it was trained on, not the world. "
+        "`avgrad download imagebind_huge` gets the real one."
+    )
+    return "mini"
 
 
 @dataclass(frozen=True)
@@ -143,7 +211,7 @@ class Request:
     """What was asked for, checked as far as it can be without a model.
 
     Attributes:
-        source: the image or video.
+        source: the image or video, or the first source.
         out: folder of the results.
         prompts: arguments of `Localizer.localize`.
         model: name of the model; None for the default.
@@ -151,6 +219,7 @@ class Request:
         methods: their options by name, in the order given.
         refine: the refinement of heatmaps; None for none.
         settings: further arguments of `Localizer`.
+        absent: as in `Localization.overlay`.
         seconds: what each stage took so far.
     """
 
@@ -164,6 +233,7 @@ class Request:
     methods: dict[str, dict[str, Any]]
     refine: str | None
     settings: dict[str, Any]
+    absent: Literal["grey"] | None
     seconds: dict[str, float]
 
     @property
@@ -171,27 +241,19 @@ class Request:
         """Whether there is a prompt."""
         return any(self.prompts[name] for name in ("audio", "text", "speech", "image"))
 
-    def load(self, own_sound: bool = False) -> Model:
+    def load(self, own_sound: bool = False, all_towers: bool = False) -> Model:
         """The model with the towers that the prompts need.
 
         Args:
             own_sound: whether a video's own sound is a prompt, too.
+            all_towers: whether there may be further prompts of any modality.
         """
-        from avgrad.models.checkpoints import checkpoint_path
         from avgrad.models.registry import load
 
-        name = self.model
-        if name is None:
-            name = "imagebind_huge" if self.checkpoint or checkpoint_path("imagebind_huge").exists() else "mini"
-            if name == "mini":
-                note(
-                    "using mini, the bundled model: it knows the synthetic scenes it was trained on, not the world. "
-                    "`avgrad download imagebind_huge` gets the real one."
-                )
-            else:
-                note(f"using {name}")
-        sounds = own_sound or self.prompts["audio"] or self.prompts["speech"]
-        towers = ["vision", *(["audio"] if sounds else []), *(["text"] if self.prompts["text"] else [])]
+        name = self.model or default_model(self.checkpoint)
+        sounds = all_towers or own_sound or self.prompts["audio"] or self.prompts["speech"]
+        texts = all_towers or self.prompts["text"] or self.settings["presence"] == "reference"
+        towers = ["vision", *(["audio"] if sounds else []), *(["text"] if texts else [])]
         started = time.perf_counter()
         loaded = load(name, checkpoint=self.checkpoint, device=self.device, dtype=self.dtype, towers=towers)
         self.seconds["load"] = time.perf_counter() - started
@@ -220,7 +282,7 @@ def _localize_image(request: Request, layers_grid: bool, overlays: int, heatmaps
         seconds = {**result.seconds, **request.seconds}
         results.append(replace(result, name=source_name(request.source), seconds=seconds))
     try:
-        _save(results, out, layers_grid, overlays, heatmaps)
+        _save(results, request, layers_grid, overlays, heatmaps)
     except OSError as error:
         if out_of_memory(error):
             raise
@@ -232,14 +294,15 @@ def _localize_image(request: Request, layers_grid: bool, overlays: int, heatmaps
         note(f"overlays of the first {overlays} of {len(results[0].prompts)} prompts; --overlays N writes more")
 
 
-def _save(results: list[Localization], out: Path, layers_grid: bool, overlays: int, heatmaps: bool) -> None:
+def _save(results: list[Localization], request: Request, layers_grid: bool, overlays: int, heatmaps: bool) -> None:
     """One result into `out`, or each of several into a folder of its own, and the images that show them together."""
     from avgrad.files import write_atomic
     from avgrad.panels import layer_panel, method_panel
 
+    out, absent = request.out, request.absent
     for result in results:
         folder = out if len(results) == 1 else out / result.method
-        result.save(folder, overlays=overlays, heatmaps=heatmaps, peak_memory_bytes=_peak_memory())
+        result.save(folder, overlays=overlays, heatmaps=heatmaps, absent=absent, peak_memory_bytes=_peak_memory())
         if layers_grid:
             write_atomic(folder / "layers.png", partial(layer_panel(result).save, format="PNG"))
     if len(results) > 1:
@@ -262,9 +325,11 @@ def _print(result: Localization) -> None:
     from rich.table import Table
 
     table = Table(title=f"{result.model}, {result.method}")
-    for column, justify in (("prompt", "left"), ("by", "left"), ("score", "right"), ("peak at x, y", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    columns = ["prompt", "by", "score", *([] if result.presence is None else ["present"]), "peak at x, y"]
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("prompt", "by") else "right")
     for index, (prompt, score) in enumerate(zip(result.prompts, result.scores, strict=True)):
         x, y = result.peak(index)
-        table.add_row(escape(prompt.label), prompt.modality, f"{score:.3f}", f"{x}, {y}")
+        present = [] if result.presence is None else [f"{100 * float(result.presence[index]):.0f} %"]
+        table.add_row(escape(prompt.label), prompt.modality, f"{score:.3f}", *present, f"{x}, {y}")
     Console().print(table)

@@ -43,9 +43,17 @@ def models(
 
 @app.command()
 def download(
-    model: Annotated[str, typer.Argument(help="imagebind_huge")] = "imagebind_huge",
+    model: Annotated[
+        str, typer.Argument(help="imagebind_huge, or a PE-AV model such as pe-av-base.")
+    ] = "imagebind_huge",
 ) -> None:
-    """Fetches the official ImageBind checkpoint (its weights are CC-BY-NC 4.0: not for commercial use)."""
+    """Fetches a published model: ImageBind (CC-BY-NC 4.0: not for commercial use), or one of PE-AV (Apache-2.0)."""
+    from avgrad.models import pe_av_files
+
+    if model in pe_av_files.NAMES:
+        folder = pe_av_files.download(model)
+        print(f"{model} is in {folder}; its weights are licensed Apache-2.0")
+        return
     if model != "imagebind_huge":
         raise InputError(
             f"{model} needs no download: mini is bundled, and the libraries fetch their own models when first used"

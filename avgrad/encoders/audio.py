@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
 
+from avgrad.encoders.resampling import read_resampled, resampled_length
 from avgrad.media import Audio
 
 SAMPLE_RATE = 16_000
@@ -20,10 +20,6 @@ FRAME_LENGTH_MS = 25.0
 _WINDOW_SAMPLES = 400
 FRAME_SHIFT_MS = 10.0
 MEAN, STANDARD_DEVIATION = -4.268, 9.138
-# The filter of torchaudio.functional.resample at its defaults reaches this far.
-_ZERO_CROSSINGS = 6
-_ROLLOFF = 0.99
-_MAX_PHASES = 640
 
 
 @dataclass(frozen=True)
@@ -36,6 +32,10 @@ class LogMelClips:
     def __call__(self, audio: Audio, span: tuple[float, float] | None = None) -> torch.Tensor:
         """Log-mel clips `[3, 1, 128, 204]`; see `log_mel_clips`."""
         return log_mel_clips(audio, span)
+
+    def clip_times(self, duration: float) -> list[tuple[float, float]]:
+        """Begin and end of each clip in seconds; see the function `clip_times`."""
+        return clip_times(duration)
 
     def clip(self, waveform: torch.Tensor) -> torch.Tensor:
         """The log-mel spectrogram of one clip, `[1, 1, 128, 204]`, of a waveform `[channels, samples]` at 16 kHz."""
@@ -115,19 +115,14 @@ def log_mel_clips(audio: Audio, span: tuple[float, float] | None = None) -> torc
         MediaError: the span does not lie within the sound or is shorter than 25 ms, or the sound cannot be
             decoded at its clips, is not finite there or is silent.
     """
-    begin, end = (0, audio.num_frames) if span is None else audio.frames_of(*span)
-    num_samples = math.ceil(Fraction((end - begin) * SAMPLE_RATE, audio.sample_rate))
+    frames = (0, audio.num_frames) if span is None else audio.frames_of(*span)
+    num_samples = resampled_length(audio, frames, SAMPLE_RATE)
     bounds = []
     for start in _clip_starts(num_samples / SAMPLE_RATE):
         first = int(start * SAMPLE_RATE)
         bounds.append((first, min(first + CLIP_SECONDS * SAMPLE_RATE, num_samples)))
     distinct = list(dict.fromkeys(bounds))
-    blocks = [_block(clip, audio.sample_rate) for clip in distinct]
-    pieces = audio.read_clips([(begin + low, min(begin + high, end)) for low, high, _ in blocks])
-    clips: list[torch.Tensor] = []
-    for (first, stop), (_, _, offset), piece in zip(distinct, blocks, pieces, strict=True):
-        clip = _resample(piece, audio.sample_rate)[:, first - offset : stop - offset]
-        clips.append(_audible_first(clip))
+    clips = [_audible_first(clip) for clip in read_resampled(audio, frames, distinct, SAMPLE_RATE)]
     _carry_means(clips, distinct)
     spectrograms = {bound: log_mel(clip) for bound, clip in zip(distinct, clips, strict=True)}
     return torch.stack([spectrograms[bound] for bound in bounds])
@@ -143,41 +138,3 @@ def _carry_means(clips: list[torch.Tensor], bounds: list[tuple[int, int]]) -> No
         mean = clip.mean()
         for later, (start, _) in zip(clips[index + 1 :], bounds[index + 1 :], strict=True):
             later[:, : max(stop - start, 0)] -= mean
-
-
-def _ratio(sample_rate: int) -> Fraction:
-    """Input frames per output sample.
-
-    torchaudio's filters grow with the product of the two reduced rates, to gigabytes for rates without a
-    common divisor; for those the ratio is rounded, by less than a sample over a clip.
-    """
-    return Fraction(sample_rate, SAMPLE_RATE).limit_denominator(_MAX_PHASES)
-
-
-def _block(clip: tuple[int, int], sample_rate: int) -> tuple[int, int, int]:
-    """What to resample to get a clip as from the whole sound.
-
-    Args:
-        clip: its first sample and the sample after its last one, at 16 kHz.
-        sample_rate: of the sound.
-
-    Returns:
-        The first frame to read; the frame after the last one, which may lie beyond the sound; and the sample
-        at 16 kHz that the first frame gives: a multiple of the number of phases of the filter.
-    """
-    ratio = _ratio(sample_rate)
-    width = math.ceil(_ZERO_CROSSINGS * max(ratio, Fraction(1)) / _ROLLOFF)
-    start, stop = clip
-    phases = ratio.denominator
-    offset = max(start // phases - math.ceil(width / ratio.numerator), 0) * phases
-    first = round(Fraction(offset * sample_rate, SAMPLE_RATE))
-    return first, math.ceil(Fraction(stop * sample_rate, SAMPLE_RATE)) + width, offset
-
-
-def _resample(frames: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """Resample [channels, frames] to 16 kHz, followed by at least one sample more than the frames last."""
-    from torchaudio.functional import resample
-
-    step, phases = _ratio(sample_rate).as_integer_ratio()
-    resampled: torch.Tensor = resample(F.pad(frames, (0, step)), step, phases)
-    return resampled

@@ -71,8 +71,8 @@ class Preprocess:
             `[3, size, size]`, float32.
         """
         if self.squash:
-            return self._normalize(self._resize(image, (self.size, self.size)))
-        return self._normalize(center_crop(image, self.size, self.resampling))
+            return self.normalize(np.asarray(self._resize(image, (self.size, self.size))))
+        return self.normalize(np.asarray(center_crop(image, self.size, self.resampling)))
 
     def whole(self, image: Image.Image, size: int | None = None) -> Tensor:
         """The whole image: no part of it is cut off, so a heatmap covers all of it. Its proportions are kept, but for
@@ -88,25 +88,37 @@ class Preprocess:
         Raises:
             InputError: a size for a model that takes one size alone.
         """
+        return self.normalize(np.asarray(self.resized(image, size)))
+
+    def resized(self, image: Image.Image, size: int | None = None) -> Image.Image:
+        """What `whole` normalizes: the whole image at the size that the network sees, a quarter of the bytes.
+
+        Args:
+            image, size: as in `whole`.
+
+        Raises:
+            InputError: as `whole`.
+        """
         if self.image_size is not None:
             if size not in (None, min(self.image_size)):
                 raise InputError(
                     f"size={size} is not accepted: this model takes images of {self.image_size} pixels alone"
                 )
-            return self._normalize(self._resize(image, self.image_size[::-1]))
+            return self._resize(image, self.image_size[::-1])
         width, height = image.size
         short = max(1, round((size or self.size) / self.patch_size))
         aspect = min(max(width, height) / min(width, height), MAX_ASPECT)
         long = round(short * aspect)
         columns, rows = (long, short) if width >= height else (short, long)
-        return self._normalize(self._resize(image, (columns * self.patch_size, rows * self.patch_size)))
+        return self._resize(image, (columns * self.patch_size, rows * self.patch_size))
 
     def _resize(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
         from PIL import Image
 
         return image.resize(size, Image.Resampling[self.resampling.upper()])
 
-    def _normalize(self, image: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0).permute(2, 0, 1)
+    def normalize(self, samples: np.ndarray) -> Tensor:
+        """8-bit samples `[h, w, 3]` of an image at the network's size as pixels `[3, h, w]`, float32."""
+        pixels = torch.from_numpy(samples.astype(np.float32) / 255.0).permute(2, 0, 1)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (pixels - mean) / std

@@ -191,6 +191,8 @@ def check_pixels(view: ViTView, pixels: Tensor) -> None:
         raise InputError(f"pixels are {list(pixels.shape)}; expected [B, 3, h, w] with {multiples}")
     if not len(pixels):
         raise InputError("pixels are an empty batch; expected [B, 3, h, w] with B >= 1")
+    if len(pixels) % view.num_frames:
+        raise InputError(f"pixels are {len(pixels)} images; expected a multiple of {view.num_frames}, a video's frames")
 
 
 def check_prompts(view: ViTView, prompts: Tensor, batch: int) -> Tensor:

@@ -42,6 +42,40 @@ class Tail(Part):
         return gradient.detach()
 
 
+class VideoTail(Tail):
+    """A tail that makes one embedding of the frames of a video: the images of a batch in groups of `num_frames`.
+
+    Each frame's embedding is that of its video, and each frame's gradient is that of the one score of its video.
+
+    Args:
+        function: `[N, F, d]` to `[N, D]`: the pooled tokens of N videos of F frames to their embeddings; an instance
+            of a class, as for `Tail`.
+        out_features: D.
+        num_frames: F.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], out_features: int, num_frames: int = 1) -> None:
+        super().__init__(function, out_features)
+        self.num_frames = num_frames
+
+    def __call__(self, token: Tensor) -> Tensor:
+        """`[N F, ..., D]` from `[N F, ..., d]`, a video's frames in a row."""
+        frames = token.unflatten(0, (-1, self.num_frames)).movedim(1, -2)  # [N, ..., F, d]
+        video = self.function(frames.flatten(0, -3)).unflatten(0, frames.shape[:-2])
+        # repeated for each frame: of the sum of all frames' scores, autograd gives the gradient of one
+        video = video.detach() + (video - video.detach()) / self.num_frames
+        return video.repeat_interleave(self.num_frames, dim=0)
+
+    def pull(self, token: Tensor, g: Tensor) -> Tensor:
+        """Gradient of the tokens `[N F, d]` from that of their embeddings, `[N F, P, D]`, the same for all frames of a
+        video: `[N F, P, d]`."""
+        with torch.inference_mode(False), torch.enable_grad():
+            frames = token.unflatten(0, (-1, self.num_frames))[:, None].expand(-1, g.shape[1], -1, -1)
+            pull = torch.func.vjp(self.function, frames.flatten(0, 1).clone())[1]
+            gradient: Tensor = pull(g[:: self.num_frames].flatten(0, 1).clone())[0]
+        return gradient.unflatten(0, (-1, g.shape[1])).transpose(1, 2).flatten(0, 1).detach()
+
+
 class Head(Part):
     """What turns a pooled token into an embedding: the final norm and the projection.
 

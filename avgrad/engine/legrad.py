@@ -121,7 +121,7 @@ def images_at_once(view: ViTView, pixels: Tensor) -> int:
     rows, columns = view.grid(pixels)
     block = view.blocks[0]
     hidden = (view.num_prefix_tokens + rows * columns) * block.hidden
-    return _chunk(view.device, hidden * block.weight.element_size())
+    return view.whole_videos(_chunk(view.device, hidden * block.weight.element_size()))
 
 
 def _gradients(u: Tensor, values: Tensor, relu: bool) -> Tensor:

@@ -134,7 +134,7 @@ def in_chunks(method: Method) -> Method:
         tokens, block = rows * columns + view.num_prefix_tokens, view.blocks[0]
         # a block keeps about two attention matrices per head and twenty vectors of its width per token
         per_layer = tokens * (2 * block.num_heads * tokens + 20 * block.width)
-        chunk = max(1, GRAPH_BYTES // (len(view.blocks) * per_layer * block.weight.element_size()))
+        chunk = view.whole_videos(GRAPH_BYTES // (len(view.blocks) * per_layer * block.weight.element_size()))
         parts = zip(pixels.split(chunk), prompts.split(chunk), strict=True)
         return torch.cat([method(view, *part, *rest, **options) for part in parts])
 

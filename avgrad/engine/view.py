@@ -48,6 +48,7 @@ class ViTView:
         layer_cosine: whether a layer's score is a cosine; None for what `head.cosine` says of the model's own score.
             False for CoCa, as in the LeGrad paper's released code.
         image_size: the only height and width that the model takes; None where it takes any multiple of its patches.
+        num_frames: how many images in a row are the frames of one video, whose embedding the head gives.
     """
 
     embed: Callable[[Tensor], Tensor]
@@ -61,6 +62,7 @@ class ViTView:
     empty_prompt: Tensor | None = None
     layer_cosine: bool | None = None
     image_size: tuple[int, int] | None = None
+    num_frames: int = 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -97,6 +99,10 @@ class ViTView:
         """Whether LeGrad's maps are corrected by the empty prompt's and min-max normalized before they are upsampled,
         both by default: so does the paper's released code with SigLIP, but neither with CoCa."""
         return self.pooler is not None and self.layer_cosine is not False
+
+    def whole_videos(self, images: int) -> int:
+        """A number of images, rounded down to whole videos; one video at least."""
+        return max(images // self.num_frames, 1) * self.num_frames
 
     def grid(self, pixels: Tensor) -> Grid:
         """Rows and columns of patches in pixels `[B, 3, h, w]`."""

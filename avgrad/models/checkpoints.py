@@ -21,8 +21,7 @@ from torch import Tensor
 from avgrad.errors import CheckpointError, out_of_memory
 from avgrad.models.model import Calibration
 
-ACCEPTED = "an ImageBind checkpoint (.pth or .safetensors) is accepted"
-MENDING = "fetch it with `avgrad download imagebind_huge` or name one with `--checkpoint FILE`"
+ACCEPTED = "a checkpoint (.pth or .safetensors) is accepted"
 BUFFER_BYTES = 1 << 22
 
 
@@ -59,11 +58,16 @@ def checkpoint_path(name: str) -> Path:
 # ------------------------------------------------------------------ reading them
 
 
+def _mending(model: str) -> str:
+    return f"fetch it with `avgrad download {model}` or name one with `--checkpoint FILE`"
+
+
 def read_checkpoint(
     path: str | os.PathLike[str],
     shapes: Mapping[str, Sequence[int]],
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    model: str = "imagebind_huge",
 ) -> dict[str, Tensor]:
     """The tensors of a checkpoint that a model needs.
 
@@ -76,25 +80,26 @@ def read_checkpoint(
         shapes: the keys wanted and their shapes; other tensors of the file are not read.
         dtype: floating-point type wanted.
         device: where the tensors are wanted.
+        model: what `avgrad download` calls the model, for errors.
 
     Raises:
         CheckpointError: there is no such file, it is no checkpoint, or a key is missing or has another shape.
     """
     device = torch.device(device)
-    tensors = open_checkpoint(path)
+    tensors = open_checkpoint(path, model)
     check_layout(tensors, shapes, Path(path).name)
     tensors = {key: tensors[key] for key in shapes}
     if device.type == "cpu" and all(tensor.dtype == dtype for tensor in tensors.values()):
         return tensors
 
     try:
-        return _convert(path, tensors, dtype, device)
+        return _convert(path, tensors, dtype, device, model)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); {ACCEPTED}") from error
 
 
 def _convert(
-    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device, model: str
 ) -> dict[str, Tensor]:
     """Copies of a file's memory-mapped tensors in another type or on another device.
 
@@ -115,7 +120,7 @@ def _convert(
             for part in torch.split(target.view(-1), BUFFER_BYTES // tensor.itemsize):
                 size = part.numel() * tensor.itemsize
                 if file.readinto(view[:size]) != size:
-                    raise CheckpointError(f"{path} is truncated; {MENDING}")
+                    raise CheckpointError(f"{path} is truncated; {_mending(model)}")
                 part.copy_(buffer[:size].view(tensor.dtype))
     return converted
 
@@ -170,8 +175,12 @@ def _zip_offsets(path: str | os.PathLike[str]) -> dict[str, int]:
     return offsets
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def open_checkpoint(path: str | os.PathLike[str], model: str = "imagebind_huge") -> dict[str, Tensor]:
     """All tensors of a checkpoint file, memory-mapped: nothing but their names and shapes is read yet.
+
+    Args:
+        path: the file.
+        model: what `avgrad download` calls the model, for errors.
 
     Raises:
         CheckpointError: there is no such file, or it is no checkpoint.
@@ -181,15 +190,15 @@ def open_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if path.is_dir():
             raise CheckpointError(f"{path} is a directory; {ACCEPTED}")
         if not path.exists():
-            raise CheckpointError(f"there is no checkpoint {path}; {MENDING}")
+            raise CheckpointError(f"there is no checkpoint {path}; {_mending(model)}")
         if not path.is_file():  # reading a pipe or a device might never end
             raise CheckpointError(f"{path} is not a regular file; {ACCEPTED}")
         with open(path, "rb") as file:
             head = file.read(9)
         if not head:
-            raise CheckpointError(f"{path} is empty; {MENDING}")
+            raise CheckpointError(f"{path} is empty; {_mending(model)}")
         if head.startswith(b"PK"):
-            return _open_zip(path)
+            return _open_zip(path, model)
         if head.startswith(b"\x80"):
             raise CheckpointError(
                 f"{path} is a pickle as PyTorch wrote it before 1.6, which cannot be memory-mapped; load it "
@@ -200,14 +209,14 @@ def open_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); {ACCEPTED}") from error
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({error}); {MENDING}") from error
+        raise CheckpointError(f"{path} is truncated or damaged ({error}); {_mending(model)}") from error
     raise CheckpointError(f"{path} is not a checkpoint; {ACCEPTED}")
 
 
-def _open_zip(path: Path) -> dict[str, Tensor]:
+def _open_zip(path: Path, model: str) -> dict[str, Tensor]:
     try:
         if not zipfile.is_zipfile(path):  # a zip file's directory is at its end
-            raise CheckpointError(f"{path} is truncated; {MENDING}")
+            raise CheckpointError(f"{path} is truncated; {_mending(model)}")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except CheckpointError:
         raise
@@ -246,7 +255,7 @@ def check_layout(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[in
     """
     for key, shape in shapes.items():
         if key not in tensors:
-            raise CheckpointError(f"{source} lacks {key}; an ImageBind checkpoint is expected")
+            raise CheckpointError(f"{source} lacks {key}; a checkpoint of this model is expected")
         found = tensors[key]
         if tuple(found.shape) != tuple(shape):
             raise CheckpointError(

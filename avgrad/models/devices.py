@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from avgrad.errors import InputError, out_of_memory
@@ -60,3 +63,14 @@ def has_bfloat16(device: torch.device) -> bool:
         names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return any(getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name))
     return False
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Sets the number of PyTorch's CPU threads within the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -26,6 +26,7 @@ from avgrad.errors import CheckpointError
 from avgrad.media import Audio
 from avgrad.models.checkpoints import check_layout, checkpoint_path, read_checkpoint, read_configuration
 from avgrad.models.model import Calibration
+from avgrad.models.naming import NamesSounds
 from avgrad.models.registry import TOWERS, Entry, Family, Source, family
 from avgrad.models.towers import (
     EPS,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 MINI = Path(__file__).with_name("mini") / "mini.safetensors"
 
 
-class ImageBind(nn.Module):
+class ImageBind(nn.Module, NamesSounds):
     """Vision, audio and text towers; only those asked for are built.
 
     Parameters lie on the meta device, without memory or values, until `from_state_dict` or `initialize` gives them.
@@ -248,6 +249,12 @@ class ImageBind(nn.Module):
         return tuple(tower for tower in self.towers if tower != "vision")
 
     @property
+    def understands_words(self) -> bool:
+        """Whether the embedding of recorded words is of what they say: the bundled model was trained with spoken
+        phrases, ImageBind with sounds of all kinds."""
+        return self.name == "mini"
+
+    @property
     def vision(self) -> ViTView:
         """The vision tower as the attribution methods see it."""
         trunk, head = self.modality_trunks["vision"], self.modality_heads["vision"]
@@ -349,6 +356,18 @@ class ImageBind(nn.Module):
             place = torch.searchsorted(vocabulary, tokens).clamp_max(len(vocabulary) - 1)
             tokens = torch.where(vocabulary[place] == tokens, place, 0)
         return tokens
+
+    def knows(self, text: str) -> bool:
+        """Whether all words of a text are in the vocabulary of the text tower."""
+        return self.vocabulary is None or set(tokenize([text])[0].tolist()) <= {0, *self.vocabulary}
+
+    @property
+    def naming_scale(self) -> float:
+        """The learned scale of the cosines of texts and sounds."""
+        if self.calibration is not None:  # mini's objective has one scale for all pairs
+            return self.calibration.scale
+        self._require("text")
+        return float(self.modality_postprocessors["text"][1].log_logit_scale.exp().clamp(max=100))  # type: ignore
 
     def pixels(self, image: Image.Image) -> Tensor:
         """The original's preprocessing: short side to the model's size, centre crop; `[3, size, size]`."""

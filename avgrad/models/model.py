@@ -91,6 +91,11 @@ class AudioPreprocess(Protocol):
         """
         ...
 
+    def clip_times(self, duration: float) -> list[tuple[float, float]]:
+        """Begin and end in seconds of each part that is encoded of a sound of so many seconds; an end may lie beyond
+        the sound's."""
+        ...
+
     def clip(self, waveform: Tensor) -> Tensor:
         """What the audio tower takes of one clip, float32 `[channels, samples]` at `sample_rate`; silence too."""
         ...
@@ -101,6 +106,11 @@ class AudioModel(Model, Protocol):
 
     @property
     def audio_preprocess(self) -> AudioPreprocess: ...
+    @property
+    def understands_words(self) -> bool:
+        """Whether the embedding of recorded words is of what they say, and not only of somebody speaking."""
+        ...
+
     def encode_audio(self, inputs: Sequence[Tensor]) -> Tensor:
         """Unit-norm embeddings `[P, D]`, float32, of P sounds as `audio_preprocess` gives them."""
         ...

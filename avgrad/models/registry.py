@@ -21,6 +21,7 @@ from avgrad.models.devices import resolve_device, resolve_dtype
 from avgrad.models.model import Model
 
 TOWERS = ("vision", "audio", "text")
+OWN = "imagebind"  # the module of the bundled model
 CACHED = 2  # models kept by `load_cached`
 Source = str | os.PathLike[str]
 Class = TypeVar("Class", bound="type[Family]")
@@ -93,11 +94,14 @@ def family(*forms: str) -> Callable[[Class], Class]:
 
 
 def _modules(first: str) -> list[str]:
-    """Names of the modules of this folder, those named `first...` first."""
+    """Names of the modules of this folder: those that begin like `first` first, then our own."""
     import avgrad.models
 
+    first = first.replace("-", "_")
     names = [module.name for module in pkgutil.iter_modules(avgrad.models.__path__) if not module.ispkg]
-    return sorted(names, key=lambda name: (not name.startswith(first), name))
+    return sorted(
+        names, key=lambda name: (not name.startswith(first) and not first.startswith(name), name != OWN, name)
+    )
 
 
 def _import(module: str) -> None:
@@ -113,7 +117,7 @@ def _import(module: str) -> None:
 
 def _find(key: str) -> Family | None:
     """The family registered under a prefix or a name; files are imported until one registers it."""
-    for module in _modules(key[:-1] if key.endswith(":") else "imagebind"):
+    for module in _modules(key.removesuffix(":")):
         if key in FAMILIES:
             break
         _import(module)
@@ -122,7 +126,7 @@ def _find(key: str) -> Family | None:
 
 def families() -> list[Family]:
     """All families: our own first, the others by name of their file."""
-    for module in _modules("imagebind"):
+    for module in _modules(OWN):
         _import(module)
     return list(dict.fromkeys(FAMILIES.values()))
 
@@ -139,12 +143,13 @@ def load(
 
     Args:
         name: one of `avgrad.list_models()`: "mini" (bundled, works offline), "imagebind_huge",
-            "open_clip:ViT-B-16/laion2b_s34b_b88k", "timm:vit_base_patch16_224" (its prompts are its classes), ...
-        checkpoint: a file to take the weights from instead of the published ones.
+            "pe-av-base", "open_clip:ViT-B-16/laion2b_s34b_b88k", "timm:vit_base_patch16_224" (its prompts are its
+            classes), ...
+        checkpoint: a file to take the weights from instead of the published ones; for PE-AV also a folder.
         device: where to put it: "cpu", "cuda", "cuda:1", "mps", ...
         dtype: of its weights: "float32", "bfloat16", "float16", "float64" or the `torch.dtype`; "auto" for bfloat16
             where the device computes it natively, else float32.
-        towers: which of an ImageBind model's towers to load; the others take neither time nor memory.
+        towers: which of the towers of an ImageBind or PE-AV model to load; the others take neither time nor memory.
 
     Raises:
         UnsupportedModelError: there is no such model, or it cannot be explained.

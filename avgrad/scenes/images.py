@@ -17,7 +17,7 @@ from avgrad.scenes.objects.clutter import CLUTTER
 from avgrad.scenes.pen import Pen
 
 MAX_OBJECTS = 4
-_OBJECTS_PROBABILITIES = (0.25, 0.35, 0.25, 0.15)
+OBJECTS_PROBABILITIES = (0.25, 0.35, 0.25, 0.15)
 _MIN_VISIBLE_SHARE, _MIN_VISIBLE_AREA = 0.5, 0.015
 _MAX_AREA = 0.18
 _CLUTTER_AREA_UNITS = 1.9
@@ -87,7 +87,7 @@ def draw_scene(
     """
     wanted = list(classes or ())
     if num_objects is None:
-        num_objects = len(wanted) or 1 + int(rng.choice(MAX_OBJECTS, p=_OBJECTS_PROBABILITIES))
+        num_objects = len(wanted) or 1 + int(rng.choice(MAX_OBJECTS, p=OBJECTS_PROBABILITIES))
     if size < 32 or not max(1, len(wanted)) <= num_objects <= MAX_OBJECTS or len(set(wanted)) != len(wanted):
         raise InputError(
             f"a scene has size 32 or more and 1 to {MAX_OBJECTS} different classes; got size {size}, "

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from avgrad.errors import InputError, MediaError, MediaWarning
+from avgrad.engine.view import ViTView
+from avgrad.errors import InputError, MediaError, MediaWarning, UnsupportedModelError
 from avgrad.localization import Localization, versions
 from avgrad.localizer import Localizer, at_least
 from avgrad.media.video import FrameReader, Video, frames_at, open_video, ticks, upright
@@ -75,12 +76,14 @@ class _Pipeline:
         smoothing: float,
         batch_size: int,
         first: int,
+        frames: int,
     ) -> None:
         self.video, self.prompts, self.own_sound, self.note = video, prompts, own_sound, ""
         self._localizer, self._fps, self._first = localizer, fps, first
         limit = max(1, _AHEAD_BYTES // (3 * video.width * video.height))
-        self._batch_size = min(batch_size, limit)
-        self._options = {"fps": fps, "silence": silence, "smoothing": smoothing}
+        self._frames = frames
+        self._batch_size = math.ceil(min(batch_size, limit) / frames) * frames
+        self._options = {"fps": fps, "frames": frames, "silence": silence, "smoothing": smoothing}
         self._reader = FrameReader(video, first / fps)
         self._sound = None
         try:
@@ -101,7 +104,9 @@ class _Pipeline:
         clip: Future[Tensor] | None = None
         for number, frame in frames_at(self._reader, self._fps, self._first):
             moment = number / self._fps
-            window = None if self._sound is None else self._sound.at(moment)
+            # frames that are embedded together share the window around their middle
+            middle = (number // self._frames * self._frames + (self._frames - 1) / 2) / self._fps
+            window = None if self._sound is None else self._sound.at(middle)
             if window is None:
                 clip = None
             elif window is not last_window:
@@ -137,20 +142,33 @@ class _Pipeline:
         silent = [self.own_sound and frame.sound is None for frame in frames]
         chosen = [index for index, is_silent in enumerate(silent) if self.prompts or not is_silent]
         results: list[Localization | None] = [None] * len(frames)
-        if chosen:
+        for part in self._together(chosen):
             settings = self._localizer.settings
-            prepared = settings.prepare(torch.stack([frames[index].pixels for index in chosen]), keep=False)
+            pixels = torch.stack([frames[index].pixels for index in part])
+            prepared = settings.prepare(pixels, keep=False, view=self._view(len(part)))
             asked = [
                 # something in place of the silence, whose map is not kept
                 [per_frame[index][1], *per_frame[index][1:]] if silent[index] else per_frame[index]
-                for index in chosen
+                for index in part
             ]
-            images, names = [frames[index].image for index in chosen], [self.video.name] * len(chosen)
+            images, names = [frames[index].image for index in part], [self.video.name] * len(part)
             found = self._localizer.results(prepared, images, names, asked, settings)
-            for index, result in zip(chosen, found, strict=True):
+            for index, result in zip(part, found, strict=True):
                 results[index] = result
         seconds = {"frames": (time.perf_counter() - start) / len(frames)}
         return [self._moment(*parts, seconds) for parts in zip(frames, per_frame, silent, results, strict=True)]
+
+    def _together(self, chosen: Sequence[int]) -> list[Sequence[int]]:
+        """Frames that go through the model together: whole groups of `frames`, and what remains of the last group."""
+        whole = len(chosen) // self._frames * self._frames
+        return [part for part in (chosen[:whole], chosen[whole:]) if part]
+
+    def _view(self, count: int) -> ViTView | None:
+        """The view of so many frames; None for the model's own, of single images."""
+        if self._frames == 1:
+            return None
+        view: ViTView = self.model.video_view(self._frames if count % self._frames == 0 else count)  # type: ignore[attr-defined]
+        return view
 
     def _own(self, frames: Sequence[_Frame], embeddings: dict[int, tuple[Tensor, Tensor]]) -> list[Prompt]:
         """The prompts that the frames' own sounds are; each window is encoded once."""
@@ -198,7 +216,11 @@ class _Pipeline:
         if silent:
             scores, maps, layer_maps = result.scores.clone(), result.maps.clone(), result.layer_maps.clone()
             scores[0], maps[0], layer_maps[0] = math.nan, 0, 0
-            result = replace(result, prompts=prompts, scores=scores, maps=maps, layer_maps=layer_maps)
+            presence = None if result.presence is None else result.presence.clone()
+            if presence is not None:
+                presence[0] = math.nan
+            changed = {"scores": scores, "maps": maps, "layer_maps": layer_maps, "presence": presence}
+            result = replace(result, prompts=prompts, **changed)  # type: ignore[arg-type]
         values = {field.name: getattr(result, field.name) for field in fields(Localization)}
         values.update(options={**result.options, **self._options}, seconds=seconds)
         return Moment(**values, time=frame.time, silent=silent)
@@ -280,6 +302,7 @@ def localize_video(
     smoothing: float = 0.0,
     batch_size: int = 16,
     first: int = 0,
+    frames: int = 1,
     **options: Any,
 ) -> Moments:
     """Locates the own sound of a video, or given prompts, in the frames shown at 0, 1 / fps, 2 / fps, ... seconds.
@@ -300,6 +323,9 @@ def localize_video(
         smoothing: seconds over which maps and scores are averaged; 0 for not. Silent moments stay silent.
         batch_size: the largest number of frames in a forward pass; fewer where frames are very large.
         first: number of the first frame to analyse: the one at `first / fps` seconds.
+        frames: how many of the analysed frames in a row the model embeds as one video, for models with a temporal
+            encoder (PE-AV, whose "-16-frame" forms were trained with 16). Then each frame's scores and maps are of
+            that video's embedding, and its own sound is the window around the video's middle. `first` is a multiple.
         **options: further arguments of `Localizer`: `device`, `dtype`, `method`, `layers`, `pooling`, `size`,
             `correction` and the method's own options.
 
@@ -309,6 +335,7 @@ def localize_video(
 
     Raises:
         MediaError: the video cannot be read, or has no such sound track.
+        UnsupportedModelError: several frames for a model of single images.
         PromptError, UnsupportedModelError, CheckpointError, InputError: as `Localizer` and `Localizer.localize`.
 
     Example:
@@ -346,7 +373,18 @@ def localize_video(
         smoothing=float(smoothing),
         batch_size=at_least("batch_size", batch_size, 1),
         first=at_least("first", first, 0),
+        frames=_checked_frames(frames, first, localizer.model),
     )
+
+
+def _checked_frames(frames: int, first: int, model: Model) -> int:
+    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
+        raise InputError(f"frames={frames!r} is not accepted; an integer of at least 1 is")
+    if frames > 1 and not hasattr(model, "video_view"):
+        raise UnsupportedModelError(f"frames={frames} needs a model of videos such as pe-av-base; {model.name} is none")
+    if first % frames:
+        raise InputError(f"first={first} is not accepted; with frames={frames} a multiple of it is")
+    return frames
 
 
 def _check_number(name: str, value: float, low: float, high: float) -> None:

@@ -25,6 +25,7 @@ NUM_THRESHOLDS = 20
 RECALL_LEVELS: Array = np.linspace(0.0, 1.0, 101)
 MAX_PIXELS = 1 << 22  # that `score_parts` sorts at once
 _NUM_BINS = 1 << 16
+IMAGES_AT_ONCE = 32
 
 
 def normalized_heatmaps(raw: Array, normalization: Normalization, side: int, low: float, high: float) -> Tensor:
@@ -45,6 +46,26 @@ def normalized_heatmaps(raw: Array, normalization: Normalization, side: int, low
         maps = (maps - low) / max(high - low, torch.finfo(maps.dtype).tiny)
     maps = upsample(maps, (side, side))
     return (min_max(maps) if normalization == "image" else maps)[:, 0]
+
+
+def heatmap_parts(
+    raw: Array, masks: Array, normalization: Normalization, side: int, low: float = 0.0, high: float = 1.0
+) -> Callable[[], Iterator[tuple[Array, Array]]]:
+    """Heatmaps and masks for `score_parts`, a few images at a time.
+
+    Args:
+        raw, normalization, side, low, high: as in `normalized_heatmaps`.
+        masks: eight pixels to a byte, `[N, bytes]`.
+    """
+
+    def parts() -> Iterator[tuple[Array, Array]]:
+        for start in range(0, len(raw), IMAGES_AT_ONCE):
+            own = slice(start, start + IMAGES_AT_ONCE)
+            maps = normalized_heatmaps(np.array(raw[own]), normalization, side, low, high)
+            bits = np.unpackbits(masks[own], axis=1, count=side * side)
+            yield maps.numpy(), bits.astype(bool).reshape(-1, side, side)
+
+    return parts
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,18 +25,20 @@ from PIL import Image
 from avgrad.encoders.image import center_crop
 from avgrad.errors import MediaError
 from avgrad.media import open_audio
+from avgrad.models.devices import cpu_threads
 from avgrad.scenes.layouts.ade20k import decode_annotation
 from eval.metrics.prompted_segmentation import (
     NORMALIZATIONS,
     RECALL_LEVELS,
+    ClassScore,
     Normalization,
     SegmentationScore,
+    heatmap_parts,
     normalized_heatmaps,
     score_parts,
 )
 from eval.metrics.resampling import ClassCounts, mean_over_classes
-from eval.reading import as_stored, check_rows, checked_name, is_text, need_columns, read_table, shown
-from eval.runner import cpu_threads
+from eval.reading import as_stored, check_rows, checked_name, is_text, need_columns, number_in, read_table, shown
 from eval.store import Measures, unpack_masks
 from eval.task import (
     Array,
@@ -57,7 +59,7 @@ from eval.task import (
 
 CSV_NAME = "prompted_segmentation.csv"
 NAME_COLUMNS = ("class_name", "ade_class_name")
-IMAGES_AT_ONCE = 32
+ITEMS_AT_ONCE = 1024  # whose raw maps and packed masks are in memory
 MAX_CLASSES = 26 * 256  # that an annotation can encode
 # "Advanced" adds this much to the time of the word on each side.
 MARGIN_SECONDS = 0.2
@@ -133,7 +135,7 @@ class Ade20k(Task):
         own = (
             (number, row)
             for number, row in enumerate(rows, start=1)
-            if row[column] not in _EMPTY and _number(row["ade_class_id"]) != 0
+            if row[column] not in _EMPTY and number_in(row["ade_class_id"]) != 0
         )
         self.items, self.problems, self.num_rows, self.fingerprint = check_rows(
             self.name, table, own, self._item, self._paths, limit, keep_duplicates=True
@@ -145,7 +147,7 @@ class Ade20k(Task):
         prompt = checked_name(column, row[column].strip().rsplit("/", 1)[-1])
         if not image.endswith(".jpg"):
             raise DataError(f"image_location is {shown(image)}; a name that ends in .jpg is expected")
-        identity = _number(row["ade_class_id"])
+        identity = number_in(row["ade_class_id"])
         if not identity.is_integer() or not 0 <= identity < MAX_CLASSES:
             raise DataError(
                 f"ade_class_id is {shown(row['ade_class_id'])}; a whole number from 0 to {MAX_CLASSES - 1} is expected"
@@ -218,24 +220,29 @@ class Ade20k(Task):
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
         """A row per method, timing and normalization; full-size heatmaps exist for a few images per core at a time."""
-        if not len(measures):
-            raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
+        members, names = cls._members(measures), _class_names(measures)
+        found: dict[tuple[str, str, Normalization], dict[int, ClassScore]] = {}
         with cpu_threads(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-            return [
-                cls._row(pool, measures, method, timing, normalization)
-                for method in measures.all_methods
-                for timing in cls.timings
-                for normalization in NORMALIZATIONS
-            ]
+            for method in measures.all_methods:
+                bounds = cls._bounds(measures, method)
+                for classes in _portions(members):
+                    # maps and masks of several classes are read together, which opens each batch's file once
+                    chosen = np.concatenate([members[class_id] for class_id in classes])
+                    raw, masks = measures.take(f"map {method}", chosen), measures.take("mask", chosen)
+                    stops = np.cumsum([len(members[class_id]) for class_id in classes]).tolist()
+                    own = [slice(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
+                    for place, timing in enumerate(cls.timings):
+                        for normalization in NORMALIZATIONS:
+                            parts = [
+                                heatmap_parts(raw[o, place], masks[o], normalization, cls.side, *bounds[place])
+                                for o in own
+                            ]
+                            scores = dict(zip(classes, pool.map(score_parts, parts), strict=True))
+                            found.setdefault((method, timing, normalization), {}).update(scores)
+        return [cls._row(*key, SegmentationScore(scores), names) for key, scores in found.items()]
 
     @classmethod
-    def _row(
-        cls, pool: ThreadPoolExecutor, measures: Measures, method: str, timing: str, normalization: Normalization
-    ) -> Row:
-        members, names = cls._members(measures), _class_names(measures)
-        load = cls._loader(measures, method, timing, normalization)
-        scores = pool.map(lambda chosen: score_parts(load(chosen)), members.values())
-        score = SegmentationScore(dict(zip(members, scores, strict=True)))
+    def _row(cls, method: str, timing: str, normalization: str, score: SegmentationScore, names: dict[int, str]) -> Row:
         return Row(
             method=method,
             variant={"timing": timing, "normalization": normalization},
@@ -266,38 +273,24 @@ class Ade20k(Task):
         return {int(c): np.flatnonzero(class_ids == c) for c in np.unique(class_ids)}
 
     @classmethod
-    def _loader(
-        cls, measures: Measures, method: str, timing: str, normalization: Normalization
-    ) -> Callable[[Array], Callable[[], Iterator[tuple[Array, Array]]]]:
-        """A function that gives the heatmaps and masks of some items, in parts and as often as they are asked for."""
-        place, name = cls.timings.index(timing), f"map {method}"
-        low, high = math.inf, -math.inf
-        for maps in measures.stream(name):
-            low, high = min(low, float(maps[:, place].min())), max(high, float(maps[:, place].max()))
-
-        def load(chosen: Array) -> Callable[[], Iterator[tuple[Array, Array]]]:
-            raw, masks = measures.take(name, chosen)[:, place].copy(), measures.take("mask", chosen)
-
-            def parts() -> Iterator[tuple[Array, Array]]:
-                for start in range(0, len(raw), IMAGES_AT_ONCE):
-                    own = slice(start, start + IMAGES_AT_ONCE)
-                    maps = normalized_heatmaps(raw[own], normalization, cls.side, low, high)
-                    yield maps.numpy(), unpack_masks(masks[own], cls.side)
-
-            return parts
-
-        return load
+    def _bounds(cls, measures: Measures, method: str) -> Array:
+        """The smallest and the largest raw value of each timing, `[timings, 2]`."""
+        parts = [(m.min((0, 2, 3)), m.max((0, 2, 3))) for m in measures.stream(f"map {method}")]
+        lows, highs = (np.stack(values) for values in zip(*parts, strict=True))
+        return np.stack([lows.min(0), highs.max(0)], axis=1).astype(float)
 
     @classmethod
     def resampler(cls, measures: Measures, row: Row) -> Resampler:
         """Exact but for average precision, which comes from binned scores (`eval.metrics.resampling`)."""
         images, _ = measures.groups("image")
         members = cls._members(measures)
-        variant = row.variant["timing"], row.variant["normalization"]
-        load = cls._loader(measures, row.method, *variant)  # type: ignore[arg-type]
-        counts = []
+        place, counts = cls.timings.index(row.variant["timing"]), []
+        normalization: Any = row.variant["normalization"]
+        bounds = cls._bounds(measures, row.method)[place]
         for chosen in members.values():
-            maps, masks = (np.concatenate(arrays) for arrays in zip(*load(chosen)(), strict=True))
+            raw = measures.take(f"map {row.method}", chosen)[:, place]
+            parts = heatmap_parts(raw, measures.take("mask", chosen), normalization, cls.side, *bounds)
+            maps, masks = (np.concatenate(arrays) for arrays in zip(*parts(), strict=True))
             counts.append(ClassCounts.of(maps, masks, images[chosen]))
 
         def figures(weights: Array) -> dict[str, Array]:
@@ -310,8 +303,9 @@ class Ade20k(Task):
     def problems_of(cls, measures: Measures) -> list[Problem]:
         """Rows of classes none of whose images has a pixel of them."""
         found = []
+        filled = np.concatenate([masks.any(axis=1) for masks in measures.stream("mask")])
         for class_id, chosen in cls._members(measures).items():
-            if not measures.take("mask", chosen).any():
+            if not filled[chosen].any():
                 for item in (measures.items[int(position)] for position in chosen):
                     message = f"{item['class_name']} (class {class_id}) is left out of the means"
                     found.append(Problem(item["row"], "class without pixels", message))
@@ -320,8 +314,9 @@ class Ade20k(Task):
     def examples(self, measures: Measures, row: Row) -> Iterator[Example]:
         """The first image of some classes, from the best to the worst."""
         classes = [part for part in row.details if not np.isnan(part["average_precision"])]
+        members = self._members(measures)
         for place in spread(np.array([part["average_precision"] for part in classes])):
-            chosen = self._members(measures)[classes[place]["class_id"]][:1]
+            chosen = members[classes[place]["class_id"]][:1]
             name = str(measures.items[int(chosen[0])]["image"])
             image = image_or_blank(partial(self.image, name), self.side)
             maps = {
@@ -349,7 +344,7 @@ def _published(
 class Ade20kSound(Ade20k):
     """ADE20K Sound-Prompted."""
 
-    source = "https://github.com/mhamilton723/DenseAV (images: ADE20K, sounds: VGGSound; research use)"
+    source = "https://github.com/mhamilton723/DenseAV (ADE20KSoundPrompted.zip; images of ADE20K, sounds of VGGSound)"
     layout = """prompted_segmentation.csv (image_location, vggsound_file, ade_class_id, class_name)
 frames/*.jpg
 annotations/*_seg.png
@@ -369,7 +364,7 @@ audio/*"""
 class Ade20kSpeech(Ade20k):
     """ADE20K Speech-Prompted."""
 
-    source = "https://github.com/mhamilton723/DenseAV (images: ADE20K; research use)"
+    source = "https://github.com/mhamilton723/DenseAV (ADE20KSpeechPrompted.zip; images of ADE20K)"
     layout = """prompted_segmentation.csv (image_location, speech_prompt_file, ade_class_id, timing, class_name)
 frames/*.jpg
 annotations/*_seg.png
@@ -383,17 +378,22 @@ audio/*"""
     )
 
 
+def _portions(members: Mapping[int, Array]) -> Iterator[list[int]]:
+    """The classes, as many at a time as have `ITEMS_AT_ONCE` items together, but at least one."""
+    classes: list[int] = []
+    count = 0
+    for class_id, chosen in members.items():
+        if classes and count + len(chosen) > ITEMS_AT_ONCE:
+            yield classes
+            classes, count = [], 0
+        classes.append(class_id)
+        count += len(chosen)
+    yield classes
+
+
 def _class_names(measures: Measures) -> dict[int, str]:
     """The name of each class by its id."""
     return {int(item["class_id"]): str(item["class_name"]) for item in measures.items}
-
-
-def _number(text: str) -> float:
-    """The number in a field; NaN if it is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _span(text: str) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from eval.task import (
     Example,
     Inputs,
     Item,
+    Modality,
     Published,
     Resampler,
     Row,
@@ -69,8 +70,8 @@ class AvsBench(Task):
     """
 
     measures = "mIoU and F-score (beta^2 = 0.3) of what sounds in video frames"
-    source = "https://github.com/OpenNLPLab/AVSBench (videos from YouTube; research use)"
-    modalities: ClassVar[tuple[Literal["audio", "text"], ...]] = ("audio",)
+    source = "https://github.com/OpenNLPLab/AVSBench (on request; videos from YouTube)"
+    modalities: tuple[Modality, ...] = ("audio",)
     columns: ClassVar[Mapping[str, str]] = {"mean_iou": "mIoU", "f_score": "F-score"}
     table: ClassVar[str]
     key: ClassVar[str] = ""
@@ -158,8 +159,6 @@ class AvsBench(Task):
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
         """A row for each method, with its mean F-score over thresholds as a curve."""
-        if not len(measures):
-            raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
         videos, _ = measures.groups("image")
         rows = []
         for method in measures.all_methods:

@@ -18,7 +18,7 @@ class VggSs(SoundSource):
     """VGG-SS; ids come from `vggss_test.csv` in its order."""
 
     measures = "cIoU and AUC of the sounding object in video frames"
-    source = "https://www.robots.ox.ac.uk/~vgg/research/lvs (annotations; videos from YouTube; CC BY 4.0)"
+    source = "https://www.robots.ox.ac.uk/~vgg/research/lvs (annotations; videos of VGGSound from YouTube)"
     layout = """metadata/vggss.json (file, class, bbox as fractions)
 metadata/vggss_test.csv (one id per line)
 frames/ID.jpg
@@ -27,6 +27,7 @@ audio/ID.wav"""
         Published("EZ-VSL", {"ciou": 38.85, "auc": 39.54}, "Mo and Morgado, ECCV 2022"),
         Published("FNAC", {"ciou": 39.50, "auc": 39.66}, "Sun et al., CVPR 2023"),
         Published("SSL alignment", {"ciou": 39.94}, "Senocak et al., ICCV 2023"),
+        Published("SSL alignment, pretrained vision", {"ciou": 41.42}, "Senocak et al., ICCV 2023"),
     )
 
     def rows(self) -> list[str]:
@@ -51,13 +52,14 @@ audio/ID.wav"""
 class VggSsExtended(Extended, VggSs):
     """VGG-SS with as many silent images."""
 
+    source = f"https://github.com/stoneMo/SLAVC (list in its metadata/); {VggSs.source}"
     layout = f"{VggSs.layout}\nmetadata/vggss_test_plus_silent.csv (video,audio,label)"
-    published = ()
+    published = (Published("SLAVC", {"localization_accuracy": 37.79}, "Mo and Morgado, NeurIPS 2022"),)
     negatives = "vggss_test_plus_silent.csv"
 
 
 @task("vggss-negatives")
 class VggSsNegatives(NegativeAudio, VggSs):
-    """VGG-SS with silence, noise and off-screen sounds for each image."""
+    """VGG-SS with silence, noise and off-screen sounds for each image, by the protocol of vssl_eval."""
 
     published = ()

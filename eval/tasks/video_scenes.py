@@ -152,10 +152,8 @@ class VideoScenes(Task):
     @classmethod
     def summarize(cls, measures: Measures) -> list[Row]:
         """A row for each method."""
-        if not len(measures):
-            raise DataError(f"no item could be evaluated; {len(measures.problems)} have problems")
         everything = np.arange(len(measures))
-        return [Row(m, {}, cls._figures(cls._arrays(measures, m), everything)) for m in measures.methods]
+        return [Row(m, {}, cls._figures(cls._arrays(measures, m), everything)) for m in measures.all_methods]
 
     @classmethod
     def _arrays(cls, measures: Measures, method: str) -> dict[str, Array]:

@@ -1,7 +1,8 @@
-"""AVSBench S4 and MS3: five frames a second apart of a camera that pans over a scene, and five seconds of sound."""
+"""AVSBench S4, MS3 and AVSS: a camera pans over a scene for five seconds, with a frame of each."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,31 @@ def write_ms3(folder: Path, series: Series) -> None:
         save_sound(data / "audio_wav" / "test" / f"{video}.wav", two_sounds(series, index, scene, onset))
         rows.append(f"{video},test")
     _write_table(folder / "Multi-sources" / "ms3_meta_data.csv", rows)
+
+
+@layout("avsbench-avss")
+def write_avss(folder: Path, series: Series) -> None:
+    """The first of one or two objects sounds; AVSS calls such videos v1s. Classes are those of the scenes."""
+    rows = ["vid,uid,s_min,label,split"]
+    colors = np.array([_color(number) for number in range(len(CLASSES) + 1)], dtype=np.uint8)
+    for index in series:
+        video = f"scene_{index:06d}"
+        scene, windows = frames(series, index, (1, 2))
+        labels = np.where(scene.masks[0], scene.classes[0] + 1, 0)
+        for number, window in enumerate(windows):
+            save_image(folder / "v1s" / video / "frames" / f"{number}.jpg", scene.image[window])
+            save_image(folder / "v1s" / video / "labels_rgb" / f"{number}.png", colors[labels[window]])
+        waveform = series.sound("sound", index, scene.classes[0], NUM_FRAMES)
+        save_sound(folder / "v1s" / video / "audio.wav", waveform)
+        rows.append(f"{video},{video},0,v1s,test")
+    _write_table(folder / "metadata.csv", rows)
+    names = ["background", *(object_class.name for object_class in CLASSES)]
+    (folder / "label2idx.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
+
+
+def _color(number: int) -> list[int]:
+    """The color of a class in label maps: the bits of its number, three at a time, are high bits of its channels."""
+    return [sum((number >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]
 
 
 def two_sounds(series: Series, index: int, scene: Scene, onset: int) -> NDArray[np.float32]:
