@@ -25,8 +25,7 @@ from avgrad.cli import app
 from avgrad.errors import InputError
 from avgrad.media import open_video
 from avgrad.media.video import FrameReader, upright
-from avgrad.models.model import Calibration
-from avgrad.video.heatmap_video import Heat, HeatmapVideo, presence
+from avgrad.video.heatmap_video import Heat, HeatmapVideo, strengths_of
 from avgrad.video.timeline import Timeline, waveform
 from tests.video_files import encode_video, moving_square, rotated, tone
 
@@ -121,10 +120,8 @@ def test_several_prompts_have_a_color_each(tmp_path: Path) -> None:
 
 
 def test_improbable_heatmaps_are_faint() -> None:
-    calibration = Calibration(20.0, -4.0)
-    strengths = presence(torch.tensor([0.9, 0.2, -0.5, float("nan")]), calibration)
-    assert strengths.tolist() == pytest.approx([1.0, 0.6, 0.2, 0.2], abs=1e-3)
-    assert presence(torch.tensor([0.9, -0.5]), None).tolist() == [1, 1]
+    strengths = strengths_of(torch.tensor([1.0, 0.5, 0.0, float("nan")]))
+    assert strengths.tolist() == pytest.approx([1.0, 0.6, 0.2, 1.0])
 
 
 def test_errors_of_the_thread_reach_the_caller(tmp_path: Path) -> None:
@@ -201,7 +198,7 @@ def test_mistakes(tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_a_playable_part_and_the_same_command_goes_on(tmp_path: Path) -> None:
     source, out = tmp_path / "clip.mp4", tmp_path / "out"
-    source.write_bytes(encode_video(moving_square(300), sounds=[tone(30)]))
+    source.write_bytes(encode_video(moving_square(160), sounds=[tone(16)]))
     command = [sys.executable, "-m", "avgrad.cli", "localize", str(source), "--model", "mini", "--size", "32"]
     command += ["--fps", "20", "--out", str(out)]
     # a shell may have told the processes that it started in the background to ignore the signal
@@ -215,17 +212,17 @@ def test_ctrl_c_leaves_a_playable_part_and_the_same_command_goes_on(tmp_path: Pa
     assert process.returncode == 130, words
     assert "stopped:" in words and "the same command goes on" in words
     times, _ = decoded(out / "heatmap.mp4")
-    assert 1 < times[-1] < 29.8
+    assert 1 < times[-1] < 15.8
     before = sum(len(np.load(path)["times"]) for path in out.glob("parts/*.npz"))
-    assert 128 <= before < 600
+    assert 128 <= before < 320
     assert not (out / "timeline.json").exists()
     finished = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=300)
     assert finished.returncode == 0
     assert f"going on after the {before} frames" in finished.stderr
     assert {path.name for path in out.iterdir()} == FILES
-    assert decoded(out / "heatmap.mp4")[0][-1] == pytest.approx(29.9, abs=0.01)
+    assert decoded(out / "heatmap.mp4")[0][-1] == pytest.approx(15.9, abs=0.01)
     timeline = Timeline.read(out / "heatmaps.npz")
-    assert np.allclose(timeline.times, np.arange(600) / 20)
+    assert np.allclose(timeline.times, np.arange(320) / 20)
     assert not any(path.name.endswith(".part") for path in out.iterdir())
 
 
@@ -235,7 +232,7 @@ def test_other_settings_begin_anew(tmp_path: Path) -> None:
     def part() -> Timeline:
         ones = np.ones((2, 1))
         return Timeline(
-            np.arange(2.0), np.zeros(2, bool), ones, ones[..., None, None], ones[..., None], ones[..., None]
+            np.arange(2.0), np.zeros(2, bool), ones, ones, ones[..., None, None], ones[..., None], ones[..., None]
         )
 
     first = Parts(tmp_path, "a")

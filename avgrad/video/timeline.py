@@ -34,7 +34,7 @@ class Timeline:
         times: in seconds, float64 `[T]`.
         silent: whether the own sound is silent, bool `[T]`.
         scores: float32 `[T, P]`; NaN for silence.
-        presence: probability that each prompt is in the image, float32 `[T, P]`; NaN where it is unknown, and for silence.
+        presence: probability that each prompt is in the image, float32 `[T, P]`; NaN where unknown.
         maps: raw maps, float32 `[T, P, gh, gw]`.
         peaks: column and row of the hottest pixel, int64 `[T, P, 2]`.
         boxes: `(x0, y0, x1, y1)` around the largest part of the heatmap above 0.5, int64 `[T, P, 4]`; found in heatmaps
