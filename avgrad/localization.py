@@ -8,12 +8,10 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,7 +19,6 @@ from torch import Tensor
 
 from avgrad.engine.attribute import normalized
 from avgrad.errors import InputError
-from avgrad.files import write_atomic
 from avgrad.overlay import blend
 from avgrad.prompts import Prompt
 
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
 Absent = Literal["grey"]
 OVERLAYS = 32  # overlays that `save` writes by default
 SIDE = 1024  # of the longer side of a saved overlay, in pixels
-_MAX_JPEG = 65_500  # pixels of a side of a JPEG
 
 
 def file_words(label: str) -> str:
@@ -304,27 +300,9 @@ class Localization:
         Raises:
             OSError: the folder cannot be made or written to.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        shown = self.prompts[:overlays]
-        small = self.resized(side)
+        from avgrad.result_files import save
 
-        def write_overlay(index: int) -> Path:
-            path = folder / f"overlay_{index}_{file_words(self.prompts[index].label)}.jpg"
-            return write_atomic(path, partial(small.overlay(index, absent=absent).save, format="JPEG", quality=90))
-
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            image = pool.submit(self._save_image, folder)
-            files = [*pool.map(write_overlay, range(len(shown))), image.result()]
-        arrays = self.arrays(heatmaps)
-        files.append(write_atomic(folder / "heatmaps.npz", lambda file: np.savez_compressed(file, **arrays)))
-        files.append(write_atomic(folder / "result.json", self.to_json(**more)))
-        return files
-
-    def _save_image(self, folder: Path) -> Path:
-        if self.refinement or max(self.image.size) > _MAX_JPEG:  # refined heatmaps depend on every pixel
-            return write_atomic(folder / "image.png", partial(self.image.save, format="PNG"))
-        return write_atomic(folder / "image.jpg", partial(self.image.save, format="JPEG", quality=95))
+        return save(self, Path(folder), overlays, side, heatmaps, absent, more)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Localization:
@@ -333,31 +311,9 @@ class Localization:
         Raises:
             InputError: the folder does not hold one, or it is damaged.
         """
-        from avgrad.media import load_image
+        from avgrad.result_files import load
 
-        folder = Path(folder)
-        try:
-            document = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-            with np.load(folder / "heatmaps.npz", allow_pickle=False) as file:
-                maps, layer_maps, scores, embeddings = (
-                    torch.from_numpy(file[name]) for name in ("maps", "layer_maps", "scores", "embeddings")
-                )
-            image = load_image(next(path for path in (folder / "image.jpg", folder / "image.png") if path.exists()))
-            prompts = [
-                Prompt(embedding, entry["label"], entry["modality"])
-                for embedding, entry in zip(embeddings, document["prompts"], strict=True)
-            ]
-            known = [entry.get("presence") for entry in document["prompts"]]
-            presence = torch.tensor([math.nan if value is None else value for value in known])
-            kept = {name: document[name] for name in cls.kept}
-            if not presence.isnan().all():
-                kept["presence"] = presence
-            return cls(image, prompts, scores, maps, layer_maps, **kept)
-        except (OSError, StopIteration) as error:
-            reason = getattr(error, "strerror", None) or "image.jpg is missing"
-            raise InputError(f"{folder} holds no result of Localization.save ({reason})") from None
-        except (ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-            raise InputError(f"{folder} holds a damaged result of Localization.save ({error})") from error
+        return load(cls, Path(folder))
 
 
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -159,7 +159,8 @@ def test_it_is_kept_on_disk(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "new" / "out" / "result.json").read_text())
     assert document["note"] == "x"
     assert document["prompts"][1] == {
-        "label": "a dog", "modality": "text", "score": round(float(result.scores[1]), 6), "peak": list(result.peak(1)),
+        "label": "a dog", "modality": "text", "score": round(float(result.scores[1]), 6), "presence": None,
+        "peak": list(result.peak(1)),
     }  # fmt: skip
     assert document["options"]["backward_dtype"] == "torch.bfloat16"
     result.save(tmp_path / "large", heatmaps=True)
@@ -189,7 +190,7 @@ def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
         Localization.load(tmp_path)
     make().save(tmp_path)
     (tmp_path / "image.jpg").unlink()
-    with pytest.raises(InputError, match=r"image\.jpg is missing"):
+    with pytest.raises(InputError, match=r"image\.jpg does not exist"):
         Localization.load(tmp_path)
     make().save(tmp_path)
     for name, content in (("result.json", b"{}"), ("result.json", b"[1"), ("heatmaps.npz", b"PK"), ("image.jpg", b"x")):
@@ -236,7 +237,7 @@ def test_labels_that_are_no_names_of_files(tmp_path: Path) -> None:
 
 
 def test_images_too_long_for_a_jpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("avgrad.localization._MAX_JPEG", 50)
+    monkeypatch.setattr("avgrad.result_files._MAX_JPEG", 50)
     result = make(labels=["one"])
     assert {"image.png", "overlay_0_one.jpg"} <= {file.name for file in result.save(tmp_path)}
     assert np.array_equal(np.asarray(Localization.load(tmp_path).image), np.asarray(result.image))
