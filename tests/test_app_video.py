@@ -40,7 +40,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(tmp_path_factory.mktemp("server")) as server:
         yield server
-        left = [path for path in server.temporary.rglob("avgrad-*")]
+        left = list(server.temporary.rglob("avgrad-*"))
         assert not left, "a visit left temporary files behind"
 
 

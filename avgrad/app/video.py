@@ -23,10 +23,10 @@ from avgrad.app.style import css, plain
 from avgrad.drawing import PALETTE
 from avgrad.engine.attribute import normalized, normalizes_first
 from avgrad.errors import InputError
-from avgrad.overlay import blend
 from avgrad.localizer import Localizer
 from avgrad.media.video import FrameReader, Video, frames_at, open_video, upright
 from avgrad.models.model import Model
+from avgrad.overlay import blend
 from avgrad.scenes.samples import sample_videos
 from avgrad.video.heatmap_video import OPACITY, strengths_of
 from avgrad.video.localize import Moments, localize_video
