@@ -73,8 +73,11 @@ def show_video(pool: ModelPool, model: Model) -> None:
         pool: the server's.
         model: the session's.
     """
-    chosen = _choose()
-    words = st.text_input("Also look for", placeholder="words, if you like", key="video_words").strip()
+    left, right = st.columns([6, 5], gap="large", vertical_alignment="bottom")
+    with left:
+        chosen = _choose()
+    with right:
+        words = st.text_input("Also look for", placeholder="words, if you like", key="video_words").strip()
     if chosen is None:
         return
     source, name = chosen
