@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from avgrad.models.model import Model
 from avgrad.models.registry import load_cached
 from avgrad.presence import Presence, PresenceMode
 from avgrad.prompts import Prompt
-from avgrad.settings import Layers, Settings
+from avgrad.settings import Layers, SetImage, Settings, at_least
 from avgrad.stream import stream
 
 if TYPE_CHECKING:
@@ -33,27 +32,6 @@ if TYPE_CHECKING:
 
     ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any] | Tensor
     AudioSource = str | os.PathLike[str] | bytes | tuple[Tensor | np.ndarray[Any, Any], int]
-
-
-@dataclass(frozen=True, eq=False)
-class SetImage:
-    """An image that was set. It is never changed, so threads may share it.
-
-    Attributes:
-        image: the image.
-        name: its file's name; empty where it has none.
-        pixels: `[1, 3, h, w]`.
-        prepared: the forward pass.
-        place: device and dtype of the model at that time.
-        seconds: what it took.
-    """
-
-    image: Image.Image
-    name: str
-    pixels: Tensor
-    prepared: Prepared
-    place: tuple[torch.device, torch.dtype]
-    seconds: float
 
 
 class Localizer:
@@ -388,21 +366,6 @@ class Localizer:
 def _label(source: Any, modality: str, number: int) -> str:
     """What to call a prompt: the name of its file, or its modality and number."""
     return source_name(source) or f"{modality} {number}"
-
-
-def at_least(name: str, value: int, least: int = 1) -> int:
-    """An integer that is not below `least`.
-
-    Raises:
-        InputError: it is, or is no integer; the message calls it `name`.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise InputError(f"{name}={value!r} is not an integer of at least {least}")
-    return number
 
 
 def localize(

@@ -1,18 +1,24 @@
-"""What heatmaps depend on besides image and prompts."""
+"""What heatmaps depend on besides prompts: settings, and the image that was set."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from avgrad.engine.attribute import Correction, Prepared, prepare, resolve_correction
 from avgrad.engine.methods import Pooling, check_options, check_pooling, resolve_layers
 from avgrad.engine.view import ViTView
+from avgrad.errors import InputError
 from avgrad.models.model import Model
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Layers = int | Sequence[int] | None
 
@@ -96,3 +102,39 @@ class Settings:
         """The forward pass over pixels `[B, 3, h, w]`, by the model's own view or another of it; see
         `avgrad.engine.attribute.prepare`."""
         return prepare(view or self.model, pixels, self.method, self.layers, self.pooling, keep=keep, **self.options)
+
+
+@dataclass(frozen=True, eq=False)
+class SetImage:
+    """An image that was set. It is never changed, so threads may share it.
+
+    Attributes:
+        image: the image.
+        name: its file's name; empty where it has none.
+        pixels: `[1, 3, h, w]`.
+        prepared: the forward pass.
+        place: device and dtype of the model at that time.
+        seconds: what it took.
+    """
+
+    image: Image.Image
+    name: str
+    pixels: Tensor
+    prepared: Prepared
+    place: tuple[torch.device, torch.dtype]
+    seconds: float
+
+
+def at_least(name: str, value: int, least: int = 1) -> int:
+    """An integer that is not below `least`.
+
+    Raises:
+        InputError: it is, or is no integer; the message calls it `name`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise InputError(f"{name}={value!r} is not an integer of at least {least}")
+    return number

@@ -14,11 +14,12 @@ from avgrad.bulk.run import Run, read_run
 from avgrad.engine.methods import parse_option
 from avgrad.errors import InputError, MediaError
 from avgrad.localization import Localization
-from avgrad.localizer import Localizer, at_least
+from avgrad.localizer import Localizer
 from avgrad.media import as_list
 from avgrad.models.model import Model
 from avgrad.models.registry import load
 from avgrad.prompts import Prompt
+from avgrad.settings import at_least
 
 if TYPE_CHECKING:
     from avgrad.localizer import AudioSource, ImageSource

@@ -19,9 +19,10 @@ from avgrad.bulk.shard import Explainer
 from avgrad.bulk.sources import list_items
 from avgrad.encoders.text import check_templates
 from avgrad.errors import InputError, out_of_memory
-from avgrad.localizer import Localizer, at_least
+from avgrad.localizer import Localizer
 from avgrad.models.devices import cpu_threads
 from avgrad.prompts import Prompt
+from avgrad.settings import at_least
 from avgrad.stream import computed_ahead
 
 if TYPE_CHECKING:

@@ -18,10 +18,11 @@ from torch import Tensor
 from avgrad.engine.view import ViTView
 from avgrad.errors import InputError, MediaError, MediaWarning, UnsupportedModelError
 from avgrad.localization import Localization, versions
-from avgrad.localizer import Localizer, at_least
+from avgrad.localizer import Localizer
 from avgrad.media.video import FrameReader, Video, frames_at, open_video, ticks, upright
 from avgrad.models.model import Model
 from avgrad.prompts import Prompt
+from avgrad.settings import at_least
 from avgrad.video.ahead import Ahead
 from avgrad.video.moment import OWN_SOUND, Moment
 from avgrad.video.smoothing import smoothed
