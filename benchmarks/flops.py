@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -43,12 +44,23 @@ def _uncounted_by_torch() -> dict[Any, Callable[..., int]]:
     return formulas
 
 
+class _NoModules(AbstractContextManager[None]):
+    """In place of torch's tracker of modules, whose hooks do not bear `torch.func.vjp`; only totals are asked for."""
+
+    parents = frozenset({"Global"})
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
 def count_flops(run: Callable[[], object]) -> int:
     """Floating-point operations of matmuls, convolutions and attention in one run; a multiply-add counts as two."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # torch.nn's fused encoder layers hide their matmuls
     try:
-        with FlopCounterMode(display=False, custom_mapping=_uncounted_by_torch()) as counter:
+        counter = FlopCounterMode(display=False, custom_mapping=_uncounted_by_torch())
+        counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+        with counter:
             run()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

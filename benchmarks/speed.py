@@ -35,6 +35,7 @@ from benchmarks.report import Result, figures, plot, tables
 from benchmarks.rows import CHOICES, Row, rows_of, task
 from benchmarks.startup import measure_startup
 from benchmarks.timing import time_in_rounds
+from benchmarks.video import measure_video
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -152,6 +153,7 @@ def speed(
     bulk: Annotated[
         bool, typer.Option("--bulk", help="Measure runs over many images instead, and searching a million embeddings.")
     ] = False,
+    video: Annotated[bool, typer.Option("--video", help="Measure a video end to end instead.")] = False,
     startup: Annotated[bool, typer.Option("--startup", help="Measure startup time instead.")] = False,
     load: Annotated[bool, typer.Option("--load", help="Measure loading imagebind_huge instead.")] = False,
     checkpoint: Annotated[
@@ -166,6 +168,12 @@ def speed(
         where = torch.device(device)
         print(f"{environment(where)['device_name']}\n\n{measured.tables()}")
         _write_json(json_file, {**environment(where), **asdict(measured)})
+        return
+    if video:
+        of_video = measure_video(_words(models), device, _words(dtype)[0], rounds)
+        about = environment(torch.device(device))
+        print(f"{about['device_name']}, {about['threads']} threads\n\n{of_video.tables()}")
+        _write_json(json_file, {**about, **asdict(of_video)})
         return
     if startup or load:
         report = measure_startup(rounds) if startup else measure_load_of(checkpoint, rounds)

@@ -14,7 +14,7 @@ import torch
 import typer
 
 import avgrad
-from avgrad.engine.methods import Pooling, parse_layers, resolve_layers
+from avgrad.engine.methods import Pooling, list_methods, parse_layers, resolve_layers
 from avgrad.errors import InputError, UnsupportedModelError
 from avgrad.files import write_atomic
 from avgrad.models.model import Model
@@ -32,6 +32,10 @@ HELP = """The field's benchmarks: `python -m eval NAME --data ROOT --model M --m
 A run that was killed is resumed by the same command. Under torchrun (`torchrun --nproc-per-node 4 -m eval NAME ...`)
 the work is split over processes, GPUs and hosts, with the same results.
 """
+METHOD_HELP = (
+    f"repeatable; one of {'|'.join(list_methods())}, with options as NAME:option=value, such as legrad:relu=false; by "
+    "default mostly legrad, cosine and raw_attention"
+)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=HELP, no_args_is_help=True)
 
 
@@ -160,8 +164,7 @@ def _command(name: str) -> Callable[..., None]:
         checkpoint: Annotated[Path | None, typer.Option(help="file with the model's weights")] = None,
         method: Annotated[
             list[str] | None,
-            typer.Option(help="repeatable; NAME or NAME:option=value, such as legrad:relu=false; by default mostly "
-                         "legrad, cosine and raw_attention"),
+            typer.Option(help=METHOD_HELP),
         ] = None,
         option: Annotated[
             list[str] | None,
@@ -177,6 +180,9 @@ def _command(name: str) -> Callable[..., None]:
                          "not on the number of processes"),
         ] = 1,
         device: Annotated[str, typer.Option(help="such as cpu or cuda:0; by default a GPU if available")] = "",
+        dtype: Annotated[
+            str, typer.Option(help="of the weights: float32, bfloat16, float16, float64, or auto")
+        ] = "float32",
         limit: Annotated[int | None, typer.Option(min=1, help="evaluate only the first items")] = None,
         layer_ablation: Annotated[
             bool, typer.Option("--layer-ablation", help="measure legrad from each further layer on as well")
@@ -193,6 +199,11 @@ def _command(name: str) -> Callable[..., None]:
         if method and not kind.default_methods:
             raise typer.BadParameter(f"{name} explains in its own way; leave it out", param_hint="--method")
         methods = tuple(method or kind.default_methods)
+        try:
+            for text in methods:
+                parse_method(text)
+        except InputError as error:
+            raise typer.BadParameter(str(error), param_hint="--method") from None
         if layer_ablation and METHOD not in methods:
             raise typer.BadParameter(f"it needs --method {METHOD}", param_hint="--layer-ablation")
         settings = Settings(
@@ -210,11 +221,11 @@ def _command(name: str) -> Callable[..., None]:
             "limit": limit,
         }
         try:
-            for text in methods:
-                parse_method(text)
             task = make_task(kind, data, limit, option or ())
             towers = ("vision", *task.modalities)
-            loaded = avgrad.load(model, checkpoint=checkpoint, device=device or _default_device(), towers=towers)
+            loaded = avgrad.load(
+                model, checkpoint=checkpoint, device=device or _default_device(), dtype=dtype, towers=towers
+            )
             missing = [modality for modality in task.modalities if modality not in loaded.modalities]
             if missing:
                 taken = ", ".join(loaded.modalities) or "no"

@@ -67,7 +67,7 @@ def write_page(
 <p>{_text(task.measures)}. {data["evaluated_items"]} of {data["rows"]} rows evaluated. Figures in percent. Rows in
 italics are published figures, measured on the original data.</p>
 {_html_table(header(task, rows), lines, len(rows))}
-{_curves(task, rows)}{_ablation(task, ablation)}{_extremes(rows[0])}
+{_curves(task, rows)}{_ablation(task, ablation)}{_extremes(rows[0]) if task.ranked else ""}
 <h2>Images</h2><p>Each heatmap min-max normalized.</p>
 {_images(examples)}
 <h2>Problems with the data</h2><p>{_text(counts)}</p><details><summary>By row</summary><ul>{listed}</ul></details>

@@ -31,6 +31,12 @@ _INVERSE = {
     8: Image.Transpose.ROTATE_270,
 }
 
+# What pandas, which reads ADE20K's table in the original, takes for a missing value.
+MISSING = frozenset(
+    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+     "NULL", "NaN", "None", "n/a", "nan", "null"]
+)  # fmt: skip
+
 MAX_SHOWN = 160  # characters of a field or a path in a message
 
 
@@ -136,18 +142,6 @@ def shown(text: str) -> str:
 def is_text(text: str) -> bool:
     """Whether a field was UTF-8 and holds no control characters."""
     return not any(unicodedata.category(character) in ("Cs", "Cc") for character in text)
-
-
-def number_in(text: str) -> float:
-    """The number in a field; NaN if it is none.
-
-    >>> number_in("1.5"), number_in("many")
-    (1.5, nan)
-    """
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def file_size(path: Path) -> int:
@@ -278,3 +272,22 @@ def read_records(path: Path) -> list[Mapping[str, Any]]:
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise DataError(f"{shown(str(path))} is not a JSON list of objects")
     return records
+
+
+def parse_number(text: str) -> float:
+    """The number in a field; NaN if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def time_span(text: str) -> tuple[float, float]:
+    """The time of the spoken word: JSON `[start, end]`, in seconds."""
+    try:
+        begin, end = (float(value) for value in json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        begin = end = math.nan
+    if not 0 <= begin < end < math.inf:
+        raise DataError(f"timing is {shown(text)}; JSON [start, end] in seconds is expected")
+    return begin, end

@@ -192,6 +192,7 @@ class Task(ABC):
         class_names: the classes of `ClassPrompt`.
         columns: figures in the table: heading by name.
         published: rows of papers.
+        ranked: whether the report lists the best and the worst of the first row's details.
         curve_axes: labels of the axes of `Row.curve`.
         side: height and width in pixels of masks and heatmaps.
         items: what can be evaluated, as far as is known before loading.
@@ -210,6 +211,7 @@ class Task(ABC):
     default_methods: ClassVar[tuple[str, ...]] = ("legrad", "cosine", "raw_attention")
     columns: ClassVar[Mapping[str, str]]
     published: ClassVar[Sequence[Published]] = ()
+    ranked: ClassVar[bool] = True
     curve_axes: ClassVar[tuple[str, str]] = ("", "")
     side: ClassVar[int] = 224
     chosen: Mapping[str, str | int] = {}

@@ -156,7 +156,7 @@ def test_bad_sounds_are_refused_by_name() -> None:
 def test_answers_are_the_localizers(session: Session) -> None:
     sound = samples()[0].objects[1].sound
     answer = found(session, Question("drum", "audio", sound.read_bytes()), FROG)
-    localizer = Localizer("mini")
+    localizer = Localizer(load("mini", dtype="auto"))
     localizer.set_image(samples()[0].image)
     result = localizer.localize(audio=sound, text="the frog")
     torch.testing.assert_close(answer.result.heatmaps, result.heatmaps, atol=1e-4, rtol=0)
@@ -191,7 +191,7 @@ def test_prompts_that_cannot_be_used_are_named(session: Session) -> None:
 def test_a_layer_alone_is_the_localizers(session: Session) -> None:
     answer = found(session, DRUM)
     alone = layer_alone(answer.result, 2)
-    localizer = Localizer("mini", layers=[2])
+    localizer = Localizer(load("mini", dtype="auto"), layers=[2])
     localizer.set_image(samples()[0].image)
     expected = localizer.localize(text="a drum")
     assert alone.layers == expected.layers
@@ -314,7 +314,7 @@ def test_a_model_is_shared_and_then_released(monkeypatch: pytest.MonkeyPatch) ->
     """Loaded once for all sessions, kept while one uses it, released when the last one changes to another."""
     loads: list[str] = []
 
-    def loading(name: str) -> object:
+    def loading(name: str, dtype: str) -> object:
         loads.append(name)
         return load("mini")
 
@@ -337,7 +337,7 @@ def test_a_model_is_shared_and_then_released(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_download_blocks_no_other_session(monkeypatch: pytest.MonkeyPatch) -> None:
     downloaded = threading.Event()
 
-    def loading(name: str) -> object:
+    def loading(name: str, dtype: str) -> object:
         if name == "remote":
             assert downloaded.wait(60)
         return load("mini")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from eval_layouts import write_avsbench
 from eval_small import small_model
+from PIL import Image
 from test_eval_runner import batches, finish
 
 from avgrad import attribute
@@ -55,6 +56,10 @@ def test_bad_data_are_reported(tmp_path: Path) -> None:
     task = AvsBenchS4(root)
     assert len(task.items) == 9 and task.num_rows == 20
     assert [problem.kind for problem in task.problems] == ["missing file"] + 10 * ["unreadable row"]
+    mask = root / "Single-source" / "s4_data" / "gt_masks" / "test" / "male_speech" / "video0" / "video0_1.png"
+    Image.new("L", (224, 112)).save(mask)
+    with pytest.raises(DataError, match=r"video0_1\.png has 224 x 224 pixels and .* 224 x 112; the same proportions"):
+        task.load(task.items[0], Inputs.of(small_model()))
     table.write_text("name,start\n")
     with pytest.raises(DataError, match="has no column split"):
         AvsBenchS4(root)

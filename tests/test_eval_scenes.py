@@ -149,7 +149,7 @@ def test_commands(tmp_path: Path) -> None:
         (("scenes", "--out", a, "--option", "smell=1"), 1, "has no option 'smell'; its options: seed, prompts"),
         (("scenes", "--out", a, "--option", "seed=x"), 1, "'x' is not a whole number"),
         (("scenes", "--out", a, "--option", "prompts=smell"), 1, "some of sound+speech+text"),
-        (("scenes", "--out", a, "--method", "legrad:relu=7"), 1, "is not true or false"),
+        (("scenes", "--out", a, "--method", "legrad:relu=7"), 2, "is not true or false"),
         (("layer-profile", "--out", a, "--method", "legrad"), 2, "explains in its own way"),
         (("layer-profile", "--out", a, "--option", "prompt=smell"), 1, "text, sound or speech"),
         (("vggss", "--out", a), 2, "folder is missing"),

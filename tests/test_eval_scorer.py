@@ -120,11 +120,11 @@ TASKS = {"funnybirds": "funnybirds", "avsbench-ms3": "avsbench-ms3", "vggss-nega
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_killed_resumed_and_split_runs_have_the_same_bits(name: str, tmp_path: Path) -> None:
-    data = write_dataset(tmp_path / "data", TASKS[name], 6, size=64, progress=False)
+    data = write_dataset(tmp_path / "data", TASKS[name], 4, size=64, progress=False)
 
     def arguments(out: str, ranks: int = 1) -> list[str]:
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        options = ["--data", str(data), "--out", str(tmp_path / out), "--batch-size", "1", "--limit", "6"]
+        options = ["--data", str(data), "--out", str(tmp_path / out), "--batch-size", "1", "--limit", "4"]
         return [sys.executable, *(launch if ranks > 1 else []), "-m", "eval", name, *options, "--workers", "1"]
 
     def finish(out: str, ranks: int = 1) -> dict[str, bytes]:
@@ -133,18 +133,18 @@ def test_killed_resumed_and_split_runs_have_the_same_bits(name: str, tmp_path: P
         )
         assert done.returncode == 0, done.stderr
         files = [tmp_path / out / "results.json", *batches(tmp_path / out)]
-        assert len(files) == 7
+        assert len(files) == 5
         return {path.name: path.read_bytes() for path in files}
 
     expected = finish("one")
     generator = np.random.default_rng()
-    for count in (1, 3):
+    for count in (1, 2):
         process = start(arguments("killed"))
         wait_for(tmp_path / "killed", count, process)
         time.sleep(generator.uniform(0, 0.1))
         process.kill()
         process.wait(30)
         wait_for_the_end_of(process.pid)
-    assert len(batches(tmp_path / "killed")) >= 3
+    assert len(batches(tmp_path / "killed")) >= 2
     assert finish("killed") == expected
     assert finish("two", ranks=2) == expected

@@ -198,6 +198,11 @@ def test_duets(values: dict[str, Array]) -> None:
         cap = ss.localization_ap_as_published(cious, values[f"{prefix}_conf"], np.zeros(8, dtype=bool), 0.3)
         close(cap, values[f"{prefix}_ap_at_30"], RATE)
         aps.append(np.mean(piap))
+    sources = [(values[f"e_duet_src{source}_ciou"], values[f"e_duet_src{source}_conf"]) for source in (0, 1)]
+    close(np.mean([(cious > 0.1).mean() for cious, _ in sources]), values["e_duet_precision_at_10"], 1e-12)
+    none = np.zeros(8, dtype=bool)
+    f1 = [ss.harmonic_mean(*ss.precision_recall(*source, none, 0.5, 0.3)) for source in sources]
+    close(np.mean(f1), values["e_duet_f1_at_30"], 1e-6)
     close(np.mean(strict), values["e_duet_ciou30_mean_of_sources"], 1e-12)
     close(np.mean(aps), values["e_duet_piap"], RATE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -17,9 +18,9 @@ import torch
 import avgrad
 from avgrad import CheckpointError, InputError, Localizer, UnsupportedModelError
 from avgrad.errors import out_of_memory
-from avgrad.models import registry
+from avgrad.models import half_precision, registry
 from avgrad.models.checkpoints import not_loaded
-from avgrad.models.devices import has_bfloat16, resolve_dtype
+from avgrad.models.devices import resolve_dtype
 from avgrad.models.imagebind import ImageBind
 from avgrad.models.model import Calibration
 from avgrad.models.registry import Family, family, load_cached
@@ -152,8 +153,36 @@ def test_dtypes_that_are_not_accepted(dtype: Any) -> None:
 def test_dtypes() -> None:
     assert avgrad.load("mini", dtype="bfloat16").dtype == torch.bfloat16
     assert avgrad.load("mini", dtype=torch.float16).dtype == torch.float16
-    device = torch.device("cpu")
-    assert resolve_dtype("auto", device) == (torch.bfloat16 if has_bfloat16(device) else torch.float32)
+
+
+def test_auto_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, measured = torch.device("cpu"), []
+
+    def measure(gain: float) -> None:
+        monkeypatch.setattr(half_precision, "measure", lambda device: measured.append(device) or gain)
+
+    monkeypatch.setenv("AVGRAD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(half_precision, "has_bfloat16", lambda device: False)
+    assert resolve_dtype("auto", device) == torch.float32 and not measured
+    monkeypatch.setattr(half_precision, "has_bfloat16", lambda device: True)
+    measure(1.1)
+    assert resolve_dtype("auto", device) == torch.float32
+    measure(3.0)
+    assert resolve_dtype("auto", device) == torch.float32 and len(measured) == 1  # as it was kept
+    path = tmp_path / "cache" / "dtypes.json"
+    assert list(json.loads(path.read_text()).values()) == [1.1]
+    path.write_text("damaged")
+    assert resolve_dtype("auto", device) == torch.bfloat16 and len(measured) == 2
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    assert resolve_dtype("auto", device) == torch.bfloat16 and len(measured) == 3
+    assert len(json.loads(path.read_text())) == 2
+    monkeypatch.setenv("AVGRAD_CACHE", "/dev/null/cache")  # cannot be written
+    assert resolve_dtype("auto", device) == torch.bfloat16 and len(measured) == 4
+
+
+def test_the_measurement() -> None:
+    assert 0 < half_precision.measure(torch.device("cpu")) < 1000
+    assert half_precision.has_bfloat16(torch.device("cpu")) in (True, False)
 
 
 def test_calibration_belongs_to_the_model() -> None:

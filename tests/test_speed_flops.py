@@ -74,3 +74,8 @@ def test_floor_of_larger_images() -> None:
 
 def test_no_floor_with_a_pooler() -> None:
     assert floor(shape_of("coca_ViT-B-32"), 224, 1) is None
+
+
+def test_pull_backs_of_modules_are_counted() -> None:
+    layer, x = torch.nn.Linear(5, 7, bias=False), torch.randn(3, 5)
+    assert count_flops(lambda: torch.func.vjp(layer, x)[1](torch.ones(3, 7))) == 2 * (2 * 3 * 5 * 7)

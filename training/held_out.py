@@ -1,4 +1,4 @@
-"""Held-out figures during training; `python -m eval.scenes` gives those of the evaluation protocol."""
+"""Held-out figures during training; `python -m eval scenes` gives those of the evaluation protocol."""
 
 from __future__ import annotations
 

@@ -148,6 +148,8 @@ def python_code(answer: Answer, display: Display, layer: int | None = None) -> s
     if any(source.startswith("samples()") for source in sources):
         lines.append("from avgrad.scenes.samples import samples")
     options = [repr(answer.result.model)]
+    if answer.result.dtype != "float32":
+        options.append(f"dtype={answer.result.dtype!r}")
     if layer is not None:
         options.append(f"layers=[{layer}]")
         if answer.localizer.settings.correction is not None:

@@ -47,7 +47,7 @@ class ModelPool:
                 model = self._models.get(name)
                 if model is None:
                     self._keep()
-                    model = self._models[name] = load(name)
+                    model = self._models[name] = load(name, dtype="auto")
         self._keep(name, model)
         return model
 

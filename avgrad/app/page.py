@@ -15,11 +15,14 @@ from avgrad.app.model_pool import BUNDLED
 from avgrad.app.prompts import choose_questions, show_cards
 from avgrad.app.session import Answer, Session, message
 from avgrad.app.sidebar import choose_model, the_model_pool
+from avgrad.app.video import show_video
 from avgrad.errors import InputError
 
 _HEAD = """<h1 class="title">Where in this image is what I hear?</h1>
 <p class="lead">Pick a scene or use an image of your own, then play, record, say or write what to look for. The heatmap
 is the model's answer.</p>"""
+
+_MODES = ("Image", "Video")
 
 
 def show() -> None:
@@ -32,6 +35,12 @@ def show() -> None:
         model = choose_model(session)
     which = "the small bundled one, for drawings like the samples" if model.name == BUNDLED else "chosen in the sidebar"
     st.html(f'{_HEAD}<p class="faint model">Model: <b>{escape(model.name)}</b>, {which}.</p>')
+    mode = st.segmented_control(
+        "What to look at", _MODES, default=_MODES[0], required=True, label_visibility="collapsed", key="mode"
+    )
+    if mode == "Video":
+        show_video(session.model_pool, model)
+        return
     choose_image(session)
     assert session.image is not None  # a sample at least
     left, right = st.columns([6, 5], gap="large")

@@ -100,7 +100,9 @@ def localize(
         bool, typer.Option("--heatmaps", help="Also write heatmaps of the image's size into heatmaps.npz.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or auto.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16, float64, or auto: bfloat16 where it is faster.")
+    ] = "auto",
     fps: Annotated[float, typer.Option(help="Of a video: frames that are analysed, per second.")] = 4.0,
     track: Annotated[int, typer.Option(help="Of a video: number of the sound track, from 0.", min=0)] = 0,
     smoothing: Annotated[float, typer.Option(help="Of a video: seconds to average over; 0 for not.")] = 0.0,

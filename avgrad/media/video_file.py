@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import av
 
 TICKS = 90_000  # time stamps per second
-COPIED = ("aac", "mp3")  # codecs of sound that every browser plays in MP4: their packets are copied
+COPIED = ("aac", "mp3", "mp3float")  # codecs of sound that every browser plays in MP4: their packets are copied
 _RATES = (48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 11_025, 8_000)  # of AAC
 _ENCODERS = (
     ("libx264", {"preset": "veryfast"}),

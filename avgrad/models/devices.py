@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from avgrad.errors import InputError, out_of_memory
+from avgrad.models.half_precision import prefers_bfloat16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -43,26 +44,12 @@ def resolve_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype
         InputError: any other dtype.
     """
     if dtype == "auto":
-        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+        return torch.bfloat16 if prefers_bfloat16(device) else torch.float32
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if found is None or found not in DTYPES.values():
         name = str(dtype).removeprefix("torch.")
         raise InputError(f"dtype={name!r} is not accepted; expected 'auto' or one of {', '.join(map(repr, DTYPES))}")
     return found
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies matrices in bfloat16 natively."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
-    if device.type == "cpu":
-        # torch.cpu.get_capabilities is new; the private functions are older. Where neither is, float32 is always right.
-        if hasattr(torch.cpu, "get_capabilities"):
-            found = torch.cpu.get_capabilities()
-            return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
-        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name))
-    return False
 
 
 @contextmanager

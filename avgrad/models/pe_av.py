@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_TOKENS = 512  # of a text, as in the authors' own preprocessing
-# Windows that the audio tower takes at a time: one of 10 seconds needs about 1 GB.
+# Windows that the audio tower takes at a time: one of 10 seconds needs about 650 MB.
 WINDOWS_AT_ONCE = {"cpu": 1, "gpu": 8}
 
 

@@ -24,8 +24,6 @@ from avgrad.media.video_sound import SoundReader
 if TYPE_CHECKING:
     import av
 
-    from avgrad.models.model import Calibration
-
 SIDE = 1280  # of the longer side of the heatmap video, in pixels
 OPACITY = 0.75
 _FAINT = 0.2  # of the opacity
@@ -52,16 +50,15 @@ class Heat:
     normalized_first: bool
 
 
-def presence(scores: Tensor, calibration: Calibration | None) -> Tensor:
-    """How strongly heatmaps of these scores `[P]` are shown, `[P]`: faintly where the object is probably absent.
+def strengths_of(presence: Tensor) -> Tensor:
+    """How strongly heatmaps are shown, `[P]`: faintly where the prompt is probably not in the image.
 
-    Every heatmap is hot somewhere, also where the object is not in the image. Without a calibration of the model's
-    scores all are shown alike.
+    Every heatmap is hot somewhere, also where the prompt is not in the image.
+
+    Args:
+        presence: of the prompts `[P]`, see `Localization`; NaN, where it is unknown, is shown like 1.
     """
-    if calibration is None:
-        return torch.ones(len(scores))
-    probabilities = torch.sigmoid(calibration.scale * scores + calibration.bias).nan_to_num(0.0)
-    return _FAINT + (1 - _FAINT) * probabilities
+    return _FAINT + (1 - _FAINT) * presence.nan_to_num(1.0)
 
 
 class HeatmapVideo:

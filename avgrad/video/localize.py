@@ -57,6 +57,9 @@ class _Frame:
     sound: Tensor | None
 
 
+_Decoded = tuple[float, "Future[tuple[Image.Image, Tensor]]", "Future[Tensor] | None"]  # time, image and pixels, sound
+
+
 class _Pipeline:
     """What `Moments` reads: frames are decoded in a thread, converted in others, and explained in the caller's."""
 
@@ -94,24 +97,28 @@ class _Pipeline:
 
     # ------------------------------------------------------------------ in other threads
 
-    def _decoded(self) -> Iterator[Future[_Frame]]:
+    def _decoded(self) -> Iterator[_Decoded]:
         """The frames to analyse, in order; their conversion goes on beside."""
-        last: Tensor | None = None
+        last_frame, last_window = None, None
+        image: Future[tuple[Image.Image, Tensor]]
         clip: Future[Tensor] | None = None
         for number, frame in frames_at(self._reader, self._fps, self._first):
             moment = number / self._fps
             # frames that are embedded together share the window around their middle
             middle = (number // self._frames * self._frames + (self._frames - 1) / 2) / self._fps
             window = None if self._sound is None else self._sound.at(middle)
-            if window is not None and window is not last:
+            if window is None:
+                clip = None
+            elif window is not last_window:
                 clip = self._pool.submit(self._localizer.model.audio_preprocess.clip, window)  # type: ignore[attr-defined]
-            last = window
-            yield self._pool.submit(self._converted, moment, frame, None if window is None else clip)
+            if frame is not last_frame:  # a frame that lasts is converted once: two threads must not convert it at once
+                image = self._pool.submit(self._converted, frame)
+            last_frame, last_window = frame, window
+            yield moment, image, clip
 
-    def _converted(self, moment: float, frame: Any, clip: Future[Tensor] | None) -> _Frame:
+    def _converted(self, frame: Any) -> tuple[Image.Image, Tensor]:
         image = upright(frame, self.video)
-        pixels = self._localizer.model.preprocess.whole(image, self._localizer.size)
-        return _Frame(moment, image, pixels, None if clip is None else clip.result())
+        return image, self._localizer.model.preprocess.whole(image, self._localizer.size)
 
     # ------------------------------------------------------------------ in the caller's thread
 
@@ -119,8 +126,8 @@ class _Pipeline:
         """The moments, in order."""
         batch: list[_Frame] = []
         embeddings: dict[int, tuple[Tensor, Tensor]] = {}  # of the last windows, by their identity
-        for future in self._ahead:
-            batch.append(future.result())
+        for moment, image, clip in self._ahead:
+            batch.append(_Frame(moment, *image.result(), None if clip is None else clip.result()))
             if len(batch) == self._batch_size:
                 yield from self._batch(batch, embeddings)
                 batch = []
@@ -209,7 +216,11 @@ class _Pipeline:
         if silent:
             scores, maps, layer_maps = result.scores.clone(), result.maps.clone(), result.layer_maps.clone()
             scores[0], maps[0], layer_maps[0] = math.nan, 0, 0
-            result = replace(result, prompts=prompts, scores=scores, maps=maps, layer_maps=layer_maps)
+            presence = None if result.presence is None else result.presence.clone()
+            if presence is not None:
+                presence[0] = math.nan
+            changed = {"scores": scores, "maps": maps, "layer_maps": layer_maps, "presence": presence}
+            result = replace(result, prompts=prompts, **changed)  # type: ignore[arg-type]
         values = {field.name: getattr(result, field.name) for field in fields(Localization)}
         values.update(options={**result.options, **self._options}, seconds=seconds)
         return Moment(**values, time=frame.time, silent=silent)

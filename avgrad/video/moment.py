@@ -35,8 +35,8 @@ class Moment(Localization):
         return f"Moment({self.time:.3f} s{silent}, {super().__repr__()})"
 
     def to_dict(self) -> dict[str, Any]:
-        """As `Localization.to_dict`; score and peak are None where the own sound is silent."""
+        """As `Localization.to_dict`; score, peak and presence are None where the own sound is silent."""
         document = super().to_dict()
         if self.silent:
-            document["prompts"][0].update(score=None, peak=None)
+            document["prompts"][0].update(score=None, peak=None, presence=None)
         return {"time": round(self.time, 6), "silent": self.silent, **document}

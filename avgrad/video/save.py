@@ -18,9 +18,9 @@ from avgrad.files import write_atomic
 from avgrad.media.video import Video
 from avgrad.models.model import Model
 from avgrad.prompts import Prompt
-from avgrad.video.heatmap_video import SIDE, Heat, HeatmapVideo, presence
+from avgrad.video.heatmap_video import SIDE, Heat, HeatmapVideo, strengths_of
 from avgrad.video.moment import Moment
-from avgrad.video.timeline import Timeline, plot, waveform, write_tables
+from avgrad.video.timeline import Timeline, plot, presence_of, waveform, write_tables
 
 CHUNK = 64  # moments per file while the work goes on
 
@@ -105,19 +105,19 @@ def save_moments(
         What was found, None if there was an interruption; and up to where the heatmap video goes, in seconds.
     """
 
-    def heat(time: float, maps: Tensor, scores: Tensor) -> Heat:
-        return Heat(time, maps, presence(scores, model.calibration), normalizes_first(model.vision))
+    def heat(time: float, maps: Tensor, presence: Tensor) -> Heat:
+        return Heat(time, maps, strengths_of(presence), normalizes_first(model.vision))
 
     movie = HeatmapVideo(out / "heatmap.mp4", video, len(prompts), track, side)
     new: list[Moment] = []
     try:
         for part in list(parts.done):
             for index, time in enumerate(part.times.tolist()):
-                movie.add(heat(time, part.heat(index), torch.from_numpy(part.scores[index])))
+                movie.add(heat(time, part.heat(index), torch.from_numpy(part.presence[index])))
             progress(len(part))
         for moment in moments:
             new.append(moment)
-            movie.add(heat(moment.time, moment.maps, moment.scores))
+            movie.add(heat(moment.time, moment.maps, presence_of(moment)))
             if len(new) == CHUNK:
                 parts.add(Timeline.of(new))
                 new.clear()

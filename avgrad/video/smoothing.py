@@ -12,7 +12,7 @@ from avgrad.video.moment import Moment
 
 
 def smoothed(moments: Iterator[Moment], fps: float, seconds: float) -> Iterator[Moment]:
-    """Moments whose maps and scores are means over the moments at most `seconds / 2` away.
+    """Moments whose maps, scores and presence are means over the moments at most `seconds / 2` away.
 
     Where the own sound is silent it counts neither in the means of others nor gets one.
 
@@ -44,10 +44,15 @@ def _mean(around: deque[Moment], place: int, reach: int) -> Moment:
     moment = around[place]
     near = [around[index] for index in range(max(0, place - reach), min(len(around), place + reach + 1))]
     scores, maps, layer_maps = moment.scores.clone(), moment.maps.clone(), moment.layer_maps.clone()
+    presence = None if moment.presence is None else moment.presence.clone()
     for index in range(len(moment.prompts)):
         if moment.explains(index):
             own = [other for other in near if other.explains(index)]
             scores[index] = torch.stack([other.scores[index] for other in own]).mean()
             maps[index] = torch.stack([other.maps[index] for other in own]).mean(0)
             layer_maps[index] = torch.stack([other.layer_maps[index] for other in own]).mean(0)
-    return replace(moment, scores=scores, maps=maps, layer_maps=layer_maps)
+            if presence is not None:
+                presence[index] = torch.stack(
+                    [p[index] for p in (other.presence for other in own) if p is not None]
+                ).mean()
+    return replace(moment, scores=scores, maps=maps, layer_maps=layer_maps, presence=presence)

@@ -21,7 +21,7 @@ from avgrad.media.video_sound import SoundReader
 from avgrad.video.moment import Moment
 
 BOX_SIDE = 512  # boxes are found in heatmaps of this longer side
-_ARRAYS = ("times", "silent", "scores", "maps", "peaks", "boxes")
+_ARRAYS = ("times", "silent", "scores", "presence", "maps", "peaks", "boxes")
 _COLUMNS, _WAVE_RATE, _BLOCK = 2000, 8000, 10  # of a waveform: points, samples and seconds read at once
 _LINE = 48  # characters of a label in the plot
 
@@ -34,6 +34,7 @@ class Timeline:
         times: in seconds, float64 `[T]`.
         silent: whether the own sound is silent, bool `[T]`.
         scores: float32 `[T, P]`; NaN for silence.
+        presence: probability that each prompt is in the image, float32 `[T, P]`; NaN where unknown.
         maps: raw maps, float32 `[T, P, gh, gw]`.
         peaks: column and row of the hottest pixel, int64 `[T, P, 2]`.
         boxes: `(x0, y0, x1, y1)` around the largest part of the heatmap above 0.5, int64 `[T, P, 4]`; found in heatmaps
@@ -43,6 +44,7 @@ class Timeline:
     times: np.ndarray
     silent: np.ndarray
     scores: np.ndarray
+    presence: np.ndarray
     maps: np.ndarray
     peaks: np.ndarray
     boxes: np.ndarray
@@ -54,6 +56,7 @@ class Timeline:
             times=np.array([moment.time for moment in moments]),
             silent=np.array([moment.silent for moment in moments]),
             scores=torch.stack([moment.scores for moment in moments]).numpy(),
+            presence=torch.stack([presence_of(moment) for moment in moments]).numpy(),
             maps=torch.stack([moment.maps for moment in moments]).numpy(),
             peaks=np.array([[moment.peak(index) for index in range(len(moment.prompts))] for moment in moments]),
             boxes=np.array([_boxes(moment) for moment in moments]),
@@ -83,7 +86,7 @@ class Timeline:
         return torch.from_numpy(self.maps[index])
 
     def rows(self, prompts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """A row for each moment and prompt: time, prompt, modality, score, silent, peak and box.
+        """A row for each moment and prompt: time, prompt, modality, score, presence, silent, peak and box.
 
         Args:
             prompts: "label" and "modality" of each.
@@ -94,12 +97,18 @@ class Timeline:
                 "prompt": prompt["label"],
                 "modality": prompt["modality"],
                 "score": None if math.isnan(self.scores[k, p]) else round(float(self.scores[k, p]), 6),
+                "presence": None if math.isnan(self.presence[k, p]) else round(float(self.presence[k, p]), 6),
                 "silent": bool(self.silent[k]) and math.isnan(self.scores[k, p]),
                 **_places(self.peaks[k, p], self.boxes[k, p], math.isnan(self.scores[k, p])),
             }
             for k in range(len(self))
             for p, prompt in enumerate(prompts)
         ]
+
+
+def presence_of(moment: Moment) -> Tensor:
+    """The presence of the prompts, `[P]`; NaN where it is unknown."""
+    return torch.full_like(moment.scores, math.nan) if moment.presence is None else moment.presence
 
 
 def _boxes(moment: Moment) -> list[tuple[int, int, int, int]]:
@@ -127,6 +136,7 @@ def write_tables(
 
     rows = timeline.rows(prompts)
     kinds = {"time": pa.float64(), "prompt": pa.string(), "modality": pa.string(), "score": pa.float32()}
+    kinds["presence"] = pa.float32()
     places = {name: pa.int32() for name in rows[0] if name.startswith(("peak_", "box_"))}
     schema = pa.schema([*kinds.items(), ("silent", pa.bool_()), *places.items()])
     clean = [{**row, "prompt": row["prompt"].encode(errors="replace").decode()} for row in rows]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -24,8 +25,8 @@ NUM_THRESHOLDS = 20
 # Where precision-recall curves are sampled.
 RECALL_LEVELS: Array = np.linspace(0.0, 1.0, 101)
 MAX_PIXELS = 1 << 22  # that `score_parts` sorts at once
-_NUM_BINS = 1 << 16
-IMAGES_AT_ONCE = 32
+IMAGES_AT_ONCE = 16
+_SAMPLE = 256  # pixels of an image, from which ranges of values are estimated
 
 
 def normalized_heatmaps(raw: Array, normalization: Normalization, side: int, low: float, high: float) -> Tensor:
@@ -186,8 +187,7 @@ def score_parts(parts: Callable[[], Iterable[tuple[Array, Array]]], max_pixels: 
     """`score_class` for images that come in parts, in bounded memory.
 
     Beyond `max_pixels` the pixels are sorted in ranges of heatmap values of about so many pixels each, and the parts
-    are asked for once more for each range. A range is at least as wide as the float32 values that share their upper 16
-    bits.
+    are asked for once more for each range. Equal values are always sorted together.
 
     Args:
         parts: gives heatmaps, finite float32 `[n, H, W]`, and masks, bool `[n, H, W]`; always the same.
@@ -207,31 +207,27 @@ def score_parts(parts: Callable[[], Iterable[tuple[Array, Array]]], max_pixels: 
         return score_class(*(np.concatenate(arrays) for arrays in zip(*kept, strict=True)))
     kept.clear()
 
-    counts = np.zeros((2, _NUM_BINS), dtype=np.int64)  # of all pixels, and of those that belong to the class
-    low, high, num_images = np.inf, -np.inf, 0
+    num_images = num_pixels = num_found = 0
+    extremes, sample = [], []
     for scores, truth in parts():
-        num_images += len(scores)
-        counts += [np.bincount(_bins(s), minlength=_NUM_BINS) for s in (scores, scores[truth])]
-        low, high = np.minimum(low, scores.min()), np.maximum(high, scores.max())
+        num_images, num_pixels, num_found = num_images + len(scores), num_pixels + scores.size, num_found + truth.sum()
+        extremes += [scores.min(), scores.max()]
+        sample.append(scores.reshape(len(scores), -1)[:, :: max(1, scores[0].size // _SAMPLE)].ravel())
+    low, high = float(np.min(extremes)), float(np.max(extremes))
     if not np.isfinite([low, high]).all():
         raise ValueError("heatmaps hold values that are not finite; expected finite numbers")
-    num_found = int(counts[1].sum())
     if not num_found:
         return ClassScore(np.nan, np.nan, np.nan, np.full(len(RECALL_LEVELS), np.nan), num_images)
 
+    shares = np.linspace(0, 1, -(-num_pixels // max_pixels) + 1)[1:-1]
+    edges = np.unique(np.quantile(np.concatenate(sample), shares, method="nearest"))
     rank = np.ceil(RECALL_LEVELS * num_found).astype(int).clip(1)
-    thresholds = thresholds_between(float(low), float(high))
+    thresholds = thresholds_between(low, high)
     curve, total = np.empty(len(rank)), 0.0
     above = np.zeros((2, len(thresholds)), dtype=np.int64)  # pixels above each threshold
     before = np.zeros(2, dtype=np.int64)  # pixels in higher ranges
-    for first, last in _ranges(counts[0], max_pixels):
-        chosen: list[list[Array]] = [[], []]
-        for scores, truth in parts():
-            bins = _bins(scores).reshape(scores.shape)
-            inside = (bins >= first) & (bins < last)
-            for place, own in enumerate((inside, inside & truth)):
-                chosen[place].append(scores[own])
-        ordered, found = (np.sort(np.concatenate(arrays)) for arrays in chosen)
+    for first, last in pairwise([np.inf, *edges[::-1], -np.inf]):
+        ordered, found = _sorted_range(parts(), last, first)
         predicted, hits = (
             before[place] + own.size - np.searchsorted(own, found, side="left")
             for place, own in enumerate((ordered, found))
@@ -247,22 +243,17 @@ def score_parts(parts: Callable[[], Iterable[tuple[Array, Array]]], max_pixels: 
     return ClassScore(total / num_found, float(iou[best]), float(thresholds[best]), curve, num_images)
 
 
-def _bins(scores: Array) -> Array:
-    """The bin of each value: the upper 16 bits of float32 in an order that follows the values, `[n]`."""
-    bits = (scores.ravel() + np.float32(0)).view(np.uint32)  # -0.0 becomes 0.0
-    negative = bits >> np.uint32(31) == 1
-    return (np.where(negative, ~bits, bits | np.uint32(1 << 31)) >> np.uint32(16)).astype(np.int64)
-
-
-def _ranges(counts: Array, most: int) -> Iterator[tuple[int, int]]:
-    """Ranges of bins of at most so many pixels together, where one bin has no more, from the highest down."""
-    last, size = len(counts), 0
-    for number in range(len(counts) - 1, -1, -1):
-        if size and size + counts[number] > most:
-            yield number + 1, last
-            last, size = number + 1, 0
-        size += int(counts[number])
-    yield 0, last
+def _sorted_range(parts: Iterable[tuple[Array, Array]], low: float, high: float) -> tuple[Array, Array]:
+    """The sorted values in [low, high), of all pixels and of those that belong to the class."""
+    every, own = [], []
+    for scores, truth in parts:
+        inside = (scores >= np.float32(low)) & (scores < np.float32(high))
+        every.append(scores[inside])
+        own.append(scores[inside & truth])
+    ordered, found = np.concatenate(every), np.concatenate(own)
+    ordered.sort()
+    found.sort()
+    return ordered, found
 
 
 def prompted_segmentation(

@@ -9,8 +9,6 @@ audio/<base name of vggsound_file or speech_prompt_file>
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +36,18 @@ from eval.metrics.prompted_segmentation import (
     score_parts,
 )
 from eval.metrics.resampling import ClassCounts, mean_over_classes
-from eval.reading import as_stored, check_rows, checked_name, is_text, need_columns, number_in, read_table, shown
+from eval.reading import (
+    MISSING,
+    as_stored,
+    check_rows,
+    checked_name,
+    is_text,
+    need_columns,
+    parse_number,
+    read_table,
+    shown,
+    time_span,
+)
 from eval.store import Measures, unpack_masks
 from eval.task import (
     Array,
@@ -63,12 +72,6 @@ ITEMS_AT_ONCE = 1024  # whose raw maps and packed masks are in memory
 MAX_CLASSES = 26 * 256  # that an annotation can encode
 # "Advanced" adds this much to the time of the word on each side.
 MARGIN_SECONDS = 0.2
-
-# What pandas, which reads the table in the original, takes for a missing value.
-_EMPTY = frozenset(
-    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
-     "NULL", "NaN", "None", "n/a", "nan", "null"]
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Ade20k(Task):
         own = (
             (number, row)
             for number, row in enumerate(rows, start=1)
-            if row[column] not in _EMPTY and number_in(row["ade_class_id"]) != 0
+            if row[column] not in MISSING and parse_number(row["ade_class_id"]) != 0
         )
         self.items, self.problems, self.num_rows, self.fingerprint = check_rows(
             self.name, table, own, self._item, self._paths, limit, keep_duplicates=True
@@ -147,7 +150,7 @@ class Ade20k(Task):
         prompt = checked_name(column, row[column].strip().rsplit("/", 1)[-1])
         if not image.endswith(".jpg"):
             raise DataError(f"image_location is {shown(image)}; a name that ends in .jpg is expected")
-        identity = number_in(row["ade_class_id"])
+        identity = parse_number(row["ade_class_id"])
         if not identity.is_integer() or not 0 <= identity < MAX_CLASSES:
             raise DataError(
                 f"ade_class_id is {shown(row['ade_class_id'])}; a whole number from 0 to {MAX_CLASSES - 1} is expected"
@@ -155,7 +158,7 @@ class Ade20k(Task):
         name = next((row[key] for key in NAME_COLUMNS if row.get(key)), str(int(identity)))
         if not is_text(name):
             raise DataError(f"the class's name is {shown(name)}; text in UTF-8 is expected")
-        span = _span(row["timing"]) if "advanced" in self.timings else None
+        span = time_span(row["timing"]) if "advanced" in self.timings else None
         return Ade20kItem(number, image, int(identity), name, prompt, span)
 
     def _paths(self, item: Ade20kItem) -> tuple[Path, Path, Path]:
@@ -394,14 +397,3 @@ def _portions(members: Mapping[int, Array]) -> Iterator[list[int]]:
 def _class_names(measures: Measures) -> dict[int, str]:
     """The name of each class by its id."""
     return {int(item["class_id"]): str(item["class_name"]) for item in measures.items}
-
-
-def _span(text: str) -> tuple[float, float]:
-    """The time of the spoken word: JSON `[start, end]`, in seconds."""
-    try:
-        begin, end = (float(value) for value in json.loads(text))
-    except (ValueError, TypeError, RecursionError):
-        begin = end = math.nan
-    if not 0 <= begin < end < math.inf:
-        raise DataError(f"timing is {shown(text)}; JSON [start, end] in seconds is expected")
-    return begin, end

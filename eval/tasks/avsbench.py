@@ -113,8 +113,13 @@ class AvsBench(Task):
         """Load an item."""
         paths = self._paths(item)
         try:
-            square = self._square(paths[0])
-            truth = self.truth(as_stored(paths[1]).resize((self.side, self.side), Image.Resampling.NEAREST), item.mask)
+            image, labels = load_image(paths[0]), as_stored(paths[1])
+            if abs(image.width * labels.height - image.height * labels.width) > image.width + image.height:
+                raise DataError(
+                    f"{item.file} has {image.width} x {image.height} pixels and {item.mask} {labels.width} x "
+                    f"{labels.height}; the same proportions are expected"
+                )
+            truth = self.truth(labels.resize((self.side, self.side), Image.Resampling.NEAREST), item.mask)
             with open_audio(paths[2]) as audio:
                 # around the middle of the frame's own second, as `avgrad.localize_video` does
                 window = centered_window(item.frame - 0.5, inputs.sound.clip_seconds, audio.duration)
@@ -122,7 +127,7 @@ class AvsBench(Task):
             digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths))
         except (MediaError, OSError) as error:
             raise DataError(str(error)) from error
-        return Case(inputs.image(square), [clips], truth, digest.digest())
+        return Case(inputs.image(self._square(image)), [clips], truth, digest.digest())
 
     def truth(self, labels: Image.Image, name: str) -> dict[str, Array]:
         """What is measured against, from the mask's image.
@@ -136,8 +141,8 @@ class AvsBench(Task):
         """
         return {"mask": np.asarray(labels.convert("L")) > 127}
 
-    def _square(self, path: Path) -> Image.Image:
-        return load_image(path).resize((self.side, self.side), Image.Resampling.BILINEAR)
+    def _square(self, image: Image.Image) -> Image.Image:
+        return image.resize((self.side, self.side), Image.Resampling.BILINEAR)
 
     def measure(self, case: Case, maps: Mapping[str, Array]) -> Mapping[str, Array]:
         """IoU and F-score curve of the frame by each method, the mask and the raw maps for the report."""
@@ -203,7 +208,7 @@ class AvsBench(Task):
         for position in spread(measures.take(f"iou {row.method}")):
             chosen = np.array([position])
             fields = measures.items[int(position)]
-            image = image_or_blank(partial(self._square, self.root / fields["file"]), self.side)
+            image = self._square(image_or_blank(partial(load_image, self.root / fields["file"]), self.side))
             mask = unpack_masks(measures.take("mask", chosen), self.side)[0]
             maps = {name: self._heatmap(measures.take(f"map {name}", chosen)[0]) for name in measures.methods}
             yield Example(f"{fields['image']}, frame {fields['frame']}", image, mask, maps)

@@ -63,6 +63,7 @@ class LayerProfile(Task):
     }
     default_methods = ()
     columns: ClassVar[Mapping[str, str]] = {"normalized": "mean gradient, min-max normalized"}
+    ranked = False
     curve_axes = ("layer", "mean gradient, min-max normalized")
     items: Sequence[Item]
 

@@ -21,7 +21,7 @@ from avgrad.errors import MediaError
 from avgrad.media import load_image
 from eval.encoder import TEMPLATE
 from eval.metrics.points import point_counts, point_iou
-from eval.reading import check_rows, checked_name, is_text, number_in, read_rows, shown, stream_table
+from eval.reading import check_rows, checked_name, is_text, parse_number, read_rows, shown, stream_table
 from eval.store import Measures
 from eval.task import (
     Array,
@@ -302,7 +302,7 @@ class _PointTable:
 
 
 def _fraction(field: str, text: str) -> float:
-    value = number_in(text)
+    value = parse_number(text)
     if not 0 <= value <= 1:
         raise DataError(f"{field} is {shown(text)}; a number from 0 to 1 is expected")
     return value

@@ -15,7 +15,10 @@ from eval.task import DataError, Published, task
 
 @task("vggss")
 class VggSs(SoundSource):
-    """VGG-SS; ids come from `vggss_test.csv` in its order."""
+    """VGG-SS; ids come from `vggss_test.csv` in its order.
+
+    Of its 5,158 videos 4,654 are still to be had: the others are reported as missing, and the figures are of the rest.
+    """
 
     measures = "cIoU and AUC of the sounding object in video frames"
     source = "https://www.robots.ox.ac.uk/~vgg/research/lvs (annotations; videos of VGGSound from YouTube)"
