@@ -43,8 +43,8 @@ ul.legend li { display: flex; align-items: center; gap: .4rem; overflow-wrap: an
 [data-testid="stHeading"] h2 { font-size: 1.25rem; padding: .2rem 0 0; }
 .st-key-heatmap [data-testid="stImage"] img { max-height: 70vh; width: auto; max-width: 100%; border-radius: .7rem; }
 .st-key-player video { max-height: 44vh; background: #111; border-radius: .7rem; }
-[class*="st-key-moment_"] [data-testid="stImage"] img {
-  max-height: 52vh; width: auto; max-width: 100%; border-radius: .7rem; }
+[class*="st-key-moment_"] [data-testid="stImage"] img { max-height: 52vh; width: auto; max-width: 100%;
+  border-radius: .7rem; }
 .model { margin-top: .5rem !important; }
 .faint { font-size: .84rem; opacity: .68; margin: 0; }
 @media (max-width: 640px) { [data-testid="stMainBlockContainer"] { padding: 2.8rem 1rem 3rem; }
