@@ -38,7 +38,6 @@ def cluster() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "object_store_memory": 200_000_000})
     nodes.add_node(num_cpus=4, object_store_memory=200_000_000)
     ray.init(address=nodes.address, log_to_driver=False)
@@ -67,7 +66,7 @@ def test_equal_rows_on_two_nodes_although_workers_are_killed(
     out, killed = tmp_path / "run", []
 
     def kill() -> None:
-        while not over.wait(0.05):
+        while not over.wait(0.2):
             done = len(list((out / "shards").glob("*.parquet"))) if out.exists() else 0
             victims = workers(cluster)
             if victims and done >= 2 and len(killed) < 2 and (not killed or time.monotonic() > killed[-1] + 2):
@@ -94,7 +93,7 @@ def test_a_node_is_lost(cluster: Any, folder: Path, local: Run, tmp_path: Path) 
 
     def remove() -> None:
         while not list((out / "shards").glob("*.parquet")):
-            if over.wait(0.05):
+            if over.wait(0.2):
                 return
         cluster.remove_node(spare, allow_graceful=False)
         removed.set()
