@@ -88,7 +88,8 @@ def test_a_sample_is_located_played_clicked_and_downloaded(browser: Browser, ser
         assert facts[0] == pytest.approx(12, abs=0.2) and facts[1:3] == [320, 320] and facts[3] > 0
         player.evaluate("video => video.pause()")
         # the chart is as wide as the player, and a click on it shows that moment
-        chart, screen = page.locator('[data-testid="stVegaLiteChart"] canvas').bounding_box(), player.bounding_box()
+        chart = page.locator('[data-testid="stVegaLiteChart"] svg.marks').bounding_box()
+        screen = player.bounding_box()
         assert chart is not None and screen is not None
         assert abs(chart["x"] - screen["x"]) < 8 and abs(chart["width"] - screen["width"]) < 16
         page.mouse.click(chart["x"] + chart["width"] * 10 / 12, chart["y"] + chart["height"] / 2)
