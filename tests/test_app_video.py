@@ -47,6 +47,7 @@ def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def open_tab(browser: Browser, server: Server) -> Visit:
     visit = Visit(browser, server.url)
     visit.segment("Video").click()
+    visit.page.get_by_label("Also look for").wait_for()  # the other tab has a control of the same name
     return visit
 
 
