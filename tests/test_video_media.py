@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +214,19 @@ def test_cut_short() -> None:
         times = [time for time, _ in reader]
     assert times[0] == 0 and 0.5 < times[-1] < 2.5
     assert "is cut short: it ends at" in reader.note or "is damaged after" in reader.note
+
+
+def test_ffmpeg_keeps_quiet() -> None:
+    """Its threads never wait for Python to log; a level that a program has chosen stays."""
+    program = """
+import av, sys
+from pathlib import Path
+if sys.argv[1] == "chosen":
+    av.logging.set_level(av.logging.ERROR)
+from avgrad.media.ffmpeg import keep_quiet
+keep_quiet()
+print(av.logging.get_level())
+"""
+    for chosen, expected in (("chosen", "16"), ("default", "None")):
+        done = subprocess.run([sys.executable, "-c", program, chosen], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected

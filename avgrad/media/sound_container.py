@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avgrad.errors import MediaError
+from avgrad.media.ffmpeg import keep_quiet
 from avgrad.media.sound_file import MIN_SHARE
 from avgrad.media.source import Source
 
@@ -53,6 +54,7 @@ class ContainerReader:
         """Open the file at its beginning, anew if it was open."""
         import av
 
+        keep_quiet()
         self._stack.close()
         stream = self._stack.enter_context(self._source.open())
         self._container = self._stack.enter_context(

@@ -20,6 +20,7 @@ from PIL import Image
 
 from avgrad.errors import MediaError, out_of_memory
 from avgrad.media.audio import MAX_HOURS
+from avgrad.media.ffmpeg import keep_quiet
 from avgrad.media.image import MAX_ASPECT_RATIO
 from avgrad.media.source import Source, open_source
 
@@ -67,6 +68,7 @@ class Video:
 def _opened(source: Source, stack: ExitStack) -> av.container.InputContainer:
     import av
 
+    keep_quiet()
     assert source.signature is not None
     stream = stack.enter_context(source.open())
     return stack.enter_context(

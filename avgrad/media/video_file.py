@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from avgrad.media.ffmpeg import keep_quiet
+
 if TYPE_CHECKING:
     import av
 
@@ -47,6 +49,7 @@ class VideoFile:
     ) -> None:
         import av
 
+        keep_quiet()
         self.path = Path(path)
         self._part = self.path.with_name(f".{os.getpid()}.{os.urandom(4).hex()}.part")
         name, options = next(entry for entry in _ENCODERS if entry[0] in av.codecs_available)
