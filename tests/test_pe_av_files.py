@@ -65,6 +65,12 @@ def test_hubs_cache(cache: Path, folder: Path) -> None:
         avgrad.load("pe-av-small")
 
 
+def test_nothing_is_printed(folder: Path) -> None:
+    code = f"import avgrad; avgrad.load('pe-av-small', checkpoint={str(folder)!r})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == ""
+
+
 def test_weights_are_the_mapped_file(folder: Path) -> None:
     model: Any = avgrad.load("pe-av-small", checkpoint=folder)
     pointers = [weight.data_ptr() for weight in model.model.parameters()]

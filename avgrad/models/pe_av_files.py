@@ -6,8 +6,10 @@ of timm's rotary positions for a tied weight. It also reads all towers, whicheve
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,8 @@ def build(config: Any, towers: Sequence[str] = TOWERS) -> Any:
     width = getattr(vision, "num_classes", None)
     if isinstance(width, int) and width != vision.num_labels:
         vision.num_labels = width
-    with torch.device("meta"):
+    # the library prints complaints about its own docstrings
+    with torch.device("meta"), redirect_stdout(io.StringIO()):
         model = PeAudioVideoModel(config)
     unused = [key for key in vars(model)["_modules"] if key not in ("text_model", "audio_model", "video_model")]
     unused += list(vars(model)["_parameters"])
