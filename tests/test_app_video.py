@@ -121,7 +121,7 @@ def test_uploads_and_words(browser: Browser, server: Server) -> None:
         located(visit)
         page = visit.page
         visit.segment("Upload").click()
-        upload = page.get_by_test_id("stFileUploader").locator("input[type=file]")
+        upload = page.get_by_test_id("stFileUploader").filter(has_text="Upload a video").locator("input[type=file]")
         upload.set_input_files(
             {"name": "hers <b>.mp4", "mimeType": "video/mp4", "buffer": encode_video(moving_square(20), sounds=[sound])}
         )
@@ -143,10 +143,12 @@ def test_uploads_and_words(browser: Browser, server: Server) -> None:
 
 
 def test_others_get_answers_meanwhile(browser: Browser, server: Server) -> None:
-    long = encode_video(moving_square(1200, 160, 120), sounds=[tone(120)])
+    long = encode_video(moving_square(4500, 96, 72), sounds=[tone(450)])
     with open_tab(browser, server) as first, Visit(browser, server.url) as second:
         first.segment("Upload").click()
-        upload = first.page.get_by_test_id("stFileUploader").locator("input[type=file]")
+        upload = (
+            first.page.get_by_test_id("stFileUploader").filter(has_text="Upload a video").locator("input[type=file]")
+        )
         upload.set_input_files({"name": "long.mp4", "mimeType": "video/mp4", "buffer": long})
         first.page.get_by_text("s left").wait_for(timeout=WAIT)
         second.and_see(lambda: second.write("a bell"))
