@@ -115,6 +115,7 @@ def test_a_sample_is_located_played_clicked_and_downloaded(browser: Browser, ser
             page.screenshot(path=Path(SCREENSHOTS, "app_video.png"))
 
 
+@pytest.mark.slow
 def test_uploads_and_words(browser: Browser, server: Server) -> None:
     sound = tone(2)
     with open_tab(browser, server) as visit:
@@ -142,6 +143,7 @@ def test_uploads_and_words(browser: Browser, server: Server) -> None:
             page.get_by_text(words).wait_for(timeout=WAIT)
 
 
+@pytest.mark.slow
 def test_others_get_answers_meanwhile(browser: Browser, server: Server) -> None:
     long = encode_video(moving_square(4500, 96, 72), sounds=[tone(450)])
     with open_tab(browser, server) as first, Visit(browser, server.url) as second:

@@ -57,6 +57,7 @@ def test_a_folder_is_localized_and_searched(tmp_path: Path) -> None:
     assert page.count("data:image/jpeg") == 3
 
 
+@pytest.mark.slow
 def test_interrupted_it_ends_at_once_and_goes_on(tmp_path: Path) -> None:
     make_collection(tmp_path / "images", 300)
     process = start("localize", "images", *ARGUMENTS, "--out", "run", cwd=tmp_path)

@@ -115,6 +115,7 @@ def test_perturbation(tmp_path: Path, model: Any) -> None:
     assert rows[2]["mean_accuracy"] == pytest.approx(accuracy.mean(), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_funnybirds(tmp_path: Path, model: Any) -> None:
     task = FunnyBirds(write_funnybirds(tmp_path / "data", 5))
     assert [(item.label, item.num_background) for item in task.items] == [(0, 1), (1, 2), (2, 1), (3, 2), (0, 1)]

@@ -103,6 +103,7 @@ def kill_after(process: subprocess.Popen[bytes], out: Path, count: int, pid: int
     os.kill(pid or process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_resumed(data: Path, reference: Path, tmp_path: Path) -> None:
     out, generator = tmp_path / "run", np.random.default_rng()
     for count in (0, int(generator.integers(1, 3)), int(generator.integers(3, NUM_BATCHES))):
@@ -118,6 +119,7 @@ def test_killed_at_random_moments_and_resumed(data: Path, reference: Path, tmp_p
     assert before == NUM_BATCHES or f"{2 * (NUM_BATCHES - before)} items: " in told
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(data: Path, reference: Path, tmp_path: Path) -> None:
     told = finish(data, tmp_path / "run", ranks=2)
     assert content(tmp_path / "run") == content(reference)

@@ -65,6 +65,7 @@ def test_hubs_cache(cache: Path, folder: Path) -> None:
         avgrad.load("pe-av-small")
 
 
+@pytest.mark.slow
 def test_nothing_is_printed(folder: Path) -> None:
     code = f"import avgrad; avgrad.load('pe-av-small', checkpoint={str(folder)!r})"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -40,6 +40,7 @@ def test_further_examples(word: str, tmp_path: Path) -> None:
     run(example, tmp_path)
 
 
+@pytest.mark.slow
 def test_many_images(tmp_path: Path) -> None:
     """A run over the samples stands in for one of the reader's own."""
     (example,) = (example for example in EXAMPLES[1:] if "read_run" in example)

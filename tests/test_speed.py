@@ -162,6 +162,7 @@ def test_original(tmp_path: Path) -> None:
     torch.testing.assert_close(F.relu(theirs).view_as(ours), ours, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_the_original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "legrad", None)
     assert not original.is_installed()
@@ -173,7 +174,7 @@ def test_without_the_original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--models", "resnet50"], "there is no model 'resnet50'; there are mini, imagebind_huge, open_clip:"),
+        (["--models", "resnet50"], "there is no model 'resnet50'; there are mini, imagebind_huge, pe-av-small,"),
         (["--models", "open_clip:ViT-B-17"], "open_clip has no model 'ViT-B-17'; one such as ViT-B-16 is expected"),
         (["--models", "open_clip:RN50"], "cannot be explained"),
         (["--models", "timm:resnet50"], "timm:resnet50 cannot be explained"),

@@ -196,6 +196,7 @@ def test_mistakes(tmp_path: Path) -> None:
     assert 2 <= len(json.loads((tmp_path / "cut" / "timeline.json").read_text())["moments"]) < 12
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_playable_part_and_the_same_command_goes_on(tmp_path: Path) -> None:
     source, out = tmp_path / "clip.mp4", tmp_path / "out"
     source.write_bytes(encode_video(moving_square(160), sounds=[tone(16)]))

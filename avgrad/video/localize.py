@@ -168,7 +168,7 @@ class _Pipeline:
         """The view of so many frames; None for the model's own, of single images."""
         if self._frames == 1:
             return None
-        view: ViTView = self.model.video_view(self._frames if count % self._frames == 0 else count)  # type: ignore[attr-defined]
+        view: ViTView = self._localizer.model.video_view(self._frames if count % self._frames == 0 else count)  # type: ignore[attr-defined]
         return view
 
     def _own(self, frames: Sequence[_Frame], embeddings: dict[int, tuple[Tensor, Tensor]]) -> list[Prompt]:

@@ -32,7 +32,7 @@ def level(waveform: Tensor) -> float:
     """The level of the loudest channel of `[channels, samples]` in dB of full scale: root mean square, without offset.
 
     >>> import torch
-    >>> round(level(torch.tensor([[0.1, -0.1] * 100])), 6)
+    >>> round(level(torch.tensor([[0.1, -0.1] * 100])), 3)
     -20.0
     """
     centered = waveform - waveform.mean(-1, keepdim=True)
