@@ -124,7 +124,7 @@ def _report(halves: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Report:
     (images, prompts, present), (other_images, other_prompts, other_present) = halves
     calibration = fit_calibration(images @ prompts.T, present)
     scores, outcome = (other_images @ other_prompts.T).flatten(), other_present.flatten()
-    probabilities = torch.sigmoid(calibration.scale * scores.double() + calibration.bias)
+    probabilities = calibration.probabilities(scores)
     curve = reliability(probabilities, outcome)
     return Report(calibration, len(scores), roc_auc(scores, outcome), calibration_error(curve), curve)
 

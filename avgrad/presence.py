@@ -83,7 +83,7 @@ class Presence:
             if calibration is None:
                 columns.append(torch.full_like(values, math.nan))
             else:
-                columns.append(torch.sigmoid(calibration.scale * values + calibration.bias))
+                columns.append(calibration.probabilities(values))
         return torch.stack(columns, dim=1).float()
 
     def calibration(self, modality: str) -> Calibration | None:

@@ -100,8 +100,7 @@ def refine(image: Image.Image, heatmap: Array, grid: tuple[int, int], method: st
     found = _REFINERS[method](pixels, _resized(heatmap, small), side * scale, **options)
     if small != (height, width):
         found = _upsampled_along(image, pixels, found)
-    low, high = float(found.min()), float(found.max())
-    return ((found - low) / (high - low)).astype(np.float32) if high > low else heatmap
+    return _min_max(found).astype(np.float32) if found.max() > found.min() else heatmap
 
 
 # ------------------------------------------------------------------ guided filter
@@ -116,8 +115,8 @@ def guided(image: Array, heatmap: Array, patch: float, *, radius: float = 1.5, e
         radius: of the windows, in patches.
         epsilon: variance of colors in [0, 1] below which a window is smoothed.
     """
-    slope, offset = _linear_model(image, heatmap, max(1, round(radius * patch)), epsilon)
-    return np.clip((slope * image).sum(-1) + offset, 0, 1)
+    weights, offset = _linear_model(image, heatmap, max(1, round(radius * patch)), epsilon)
+    return np.clip((weights * image).sum(-1) + offset, 0, 1)
 
 
 def _linear_model(image: Array, values: Array, radius: int, epsilon: float) -> tuple[Array, Array]:
@@ -132,9 +131,9 @@ def _linear_model(image: Array, values: Array, radius: int, epsilon: float) -> t
                 _box(image[..., i] * image[..., j], radius) - mean_image[..., i] * mean_image[..., j]
             )
     variance += epsilon * np.eye(3)
-    slope = np.linalg.solve(variance, covariance.astype(np.float64)[..., None])[..., 0]
-    offset = mean - (slope * mean_image).sum(-1)
-    return _box(slope, radius).astype(np.float32), _box(offset, radius).astype(np.float32)
+    weights = np.linalg.solve(variance, covariance.astype(np.float64)[..., None])[..., 0]
+    offset = mean - (weights * mean_image).sum(-1)
+    return _box(weights, radius).astype(np.float32), _box(offset, radius).astype(np.float32)
 
 
 def _box(values: NDArray[Any], radius: int) -> NDArray[np.float64]:
@@ -151,11 +150,13 @@ def _upsampled_along(image: Image.Image, pixels: Array, values: Array) -> Array:
 
     The fast guided filter (He and Sun, 2015): the coefficients are upsampled, and the image is at its own size.
     """
-    slope, offset = _linear_model(pixels, values, 2, 1e-4)
+    weights, offset = _linear_model(pixels, values, 2, 1e-4)
     size = image.height, image.width
     result = _resized(offset, size)
     for channel, own in enumerate(image.split()):
-        result += _resized(np.ascontiguousarray(slope[..., channel]), size) * (np.asarray(own, dtype=np.float32) / 255)
+        result += _resized(np.ascontiguousarray(weights[..., channel]), size) * (
+            np.asarray(own, dtype=np.float32) / 255
+        )
     return np.clip(result, 0, 1)
 
 

@@ -28,6 +28,10 @@ class Calibration(NamedTuple):
     scale: float
     bias: float
 
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """`probability` of each score, float64."""
+        return torch.sigmoid(self.scale * scores.double() + self.bias)
+
     def probability(self, score: float) -> float:
         """How likely an object with this score (cosine similarity) is in the image, in [0, 1]."""
         return 1 / (1 + math.exp(-(self.scale * score + self.bias)))

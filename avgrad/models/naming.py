@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -62,7 +63,7 @@ class KeptLabels:
         return kept[1]
 
 
-class NamesSounds:
+class NamesSounds(ABC):
     """What models with a sound and a text tower that were trained together share."""
 
     def encode_text_for_sounds(self, texts: Sequence[str]) -> Tensor:
@@ -70,9 +71,9 @@ class NamesSounds:
         return self.encode_text(texts)  # type: ignore[attr-defined,no-any-return]
 
     @property
+    @abstractmethod
     def naming_scale(self) -> float:
         """The learned scale of the cosines of texts and sounds: their softmax is over `scale * cosine`."""
-        raise NotImplementedError
 
     def knows(self, text: str) -> bool:
         """Whether all words of a text are in the model's vocabulary."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from avgrad.calibration import calibration_error, reliability, roc_auc
+from avgrad.models.model import Calibration
 from avgrad.presence import Presence as Estimator
 from avgrad.presence import exceptional
 from avgrad.scenes import CLASSES
@@ -93,8 +94,8 @@ class Presence(Scenes):
             own = classes[block * NUM_SCENES :][: len(images)]
             drawn = torch.from_numpy(own >= 0)
             if name == "calibration":
-                scale, bias = calibration[0, place].tolist()
-                found = torch.sigmoid(scale * (images @ prompts[:, place][drawn].T).double() + bias)
+                own_calibration = Calibration(*calibration[0, place].tolist())
+                found = own_calibration.probabilities(images @ prompts[:, place][drawn].T)
             elif kind == "text":
                 found = exceptional(images @ prompts[:, place][drawn].T, labels)
             else:
